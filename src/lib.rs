@@ -1,0 +1,38 @@
+//! lapstrake: a daemonless, rootless container image builder.
+//!
+//! The map. An arrow means "may use"; `tests/architecture.rs` fails on any that is not in this table.
+//!
+//! | module | what lives there | may use |
+//! |---|---|---|
+//! | `main.rs` | argv → exit code; becomes the sandbox child when re-executed as one | cli, sandbox |
+//! | [`cli`] | one file a subcommand; the only reader of env, `$HOME`, cwd | ui, build, graph, context, transport, registry, store, sandbox, layer, oci, dockerfile |
+//! | [`ui`] | build events → tty list, plain lines, JSON lines; diagnostics with excerpts | build (events only), dockerfile (diagnostics), oci |
+//! | [`build`] | the conductor: scheduler, cancel, one file a step kind; cache, packing | graph, dockerfile, context, sandbox, snapshot, store, transport, layer, oci |
+//! | [`dockerfile`] | bytes → (Dockerfile, diagnostics). Pure | - |
+//! | [`graph`] | Dockerfile + targets + platforms → step graph; keys. Pure | dockerfile, oci |
+//! | [`context`] | the build context: ignore rules, listing, content digests, stat cache | layer, oci, sys |
+//! | [`sandbox`] | one RUN: spec, parent, child, id maps, mounts, emulation, probe | sys |
+//! | [`snapshot`] | Trees on disk: materialise, diff an upper directory into a Toc | layer, oci, sys |
+//! | [`layer`] | Toc, Tree, tar, gzip and zstd, digests. Pure over Read/Write | oci (digest types) |
+//! | [`oci`] | config, manifest, index, descriptor, platform, reference, canonical JSON. Pure | - |
+//! | [`transport`] | images in and out: layouts, archives, registry, the store | registry, store, layer, oci |
+//! | [`registry`] | the distribution protocol over HTTP | oci |
+//! | [`store`] | state on disk: blobs, Tocs, step records, cache mounts, locks, gc | layer, oci, sys |
+//! | [`sys`] | every system call, thin wrappers. The only `unsafe` | - |
+//!
+//! Pure means: no file system, no environment, no clock, no threads of its own, no sys.
+
+pub mod build;
+pub mod cli;
+pub mod context;
+pub mod dockerfile;
+pub mod graph;
+pub mod layer;
+pub mod oci;
+pub mod registry;
+pub mod sandbox;
+pub mod snapshot;
+pub mod store;
+pub mod sys;
+pub mod transport;
+pub mod ui;

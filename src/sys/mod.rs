@@ -1,0 +1,1 @@
+//! Every system call, thin wrappers. The only place with `unsafe` code.
