@@ -1,0 +1,1 @@
+//! Draws a [`Diagnostic`](crate::dockerfile::Diagnostic) with an excerpt of the Dockerfile.
