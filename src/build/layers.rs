@@ -8,7 +8,7 @@
 //! - its *directory* (`trees/` of the store), which a RUN needs below it;
 //! - its *blob*, which an image needs.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -53,6 +53,19 @@ pub struct Layers<'a> {
     /// One lock a layer, so that a directory or Toc is made once.
     locks: Mutex<HashMap<LayerId, Arc<Mutex<()>>>>,
     session: OnceLock<Session>,
+    /// Forms in which a layer's blob may be in the store already.
+    forms: Vec<BlobForm>,
+}
+
+impl BlobForm {
+    fn params(&self) -> PackParams {
+        let compression = match self.compression {
+            Compression::Gzip { level } => format!("gzip-{level}"),
+            Compression::Zstd { level } => format!("zstd-{level}"),
+            Compression::None => "none".to_owned(),
+        };
+        PackParams { compression, epoch: self.epoch, toc: None }
+    }
 }
 
 impl<'a> Layers<'a> {
@@ -61,7 +74,15 @@ impl<'a> Layers<'a> {
         store: &'a Store,
         threads: usize,
         bases: impl IntoIterator<Item = BaseLayer>,
+        wanted: &BTreeSet<BlobForm>,
     ) -> Layers<'a> {
+        let mut forms: Vec<BlobForm> = wanted.iter().copied().collect();
+        for compression in [Compression::GZIP, Compression::ZSTD, Compression::None] {
+            let plain = BlobForm { compression, epoch: None };
+            if !forms.contains(&plain) {
+                forms.push(plain);
+            }
+        }
         let bases = bases
             .into_iter()
             .map(|base| (LayerId::from_diff_id(base.diff_id), base))
@@ -73,6 +94,7 @@ impl<'a> Layers<'a> {
             origins: Mutex::default(),
             locks: Mutex::default(),
             session: OnceLock::new(),
+            forms,
         }
     }
 
@@ -105,10 +127,17 @@ impl<'a> Layers<'a> {
             || lock(&self.origins).contains_key(id)
     }
 
+    /// Says whether the blob is there in the form that an output wants.
+    pub fn has_blob(&self, id: &LayerId, form: BlobForm) -> bool {
+        self.bases.contains_key(id) || self.store.packs().get(id, &form.params()).is_some()
+    }
+
     fn blob_path(&self, id: &LayerId) -> Option<PathBuf> {
         let digest = match self.bases.get(id) {
             Some(base) => base.descriptor.digest,
-            None => self.store.packs().any(id)?.digest,
+            None => {
+                self.forms.iter().find_map(|form| self.store.packs().get(id, &form.params()))?.digest
+            }
         };
         self.store.blobs().contains(&digest).then(|| self.store.blobs().path(&digest))
     }
@@ -242,7 +271,7 @@ impl<'a> Layers<'a> {
 
     /// Takes some files out of a blob.
     fn spool(&self, id: &LayerId, wanted: &HashSet<RootPath>) -> Result<Spool, Failure> {
-        let dir = self.store.tmp().dir().map_err(|error| Failure::of(Kind::Store, "", &error))?;
+        let dir = self.store.tmp().path().map_err(|error| Failure::of(Kind::Store, "", &error))?;
         let io = |error: std::io::Error| {
             Failure::of(Kind::Store, "cannot take files out of a layer", &error)
         };
@@ -302,7 +331,7 @@ impl<'a> Layers<'a> {
             Failure::new(Kind::Host, "a directory is needed, but no user namespace was entered")
         })?;
         let staging = self.store.trees().staging().map_err(|error| store(&error))?;
-        let mut writer = crate::snapshot::TreeWriter::new(&staging, session.id_map())
+        let mut writer = crate::snapshot::TreeWriter::new(staging.path(), session.id_map())
             .map_err(|error| store(&error))?;
         let origin = lock(&self.origins).get(id).cloned();
         if let Some(files) = origin {
@@ -332,7 +361,7 @@ impl<'a> Layers<'a> {
             }
         }
         writer.finish().map_err(|error| store(&error))?;
-        self.store.trees().install(staging, id).map_err(|error| store(&error))
+        self.store.trees().install(staging.path(), id).map_err(|error| store(&error))
     }
 
     /// Gives the blob of a layer in the form that an output wants.
@@ -346,7 +375,7 @@ impl<'a> Layers<'a> {
                 diff_size: 0,
             });
         }
-        let params = PackParams { compression: form.compression, epoch: form.epoch };
+        let params = form.params();
         if let Some(record) = self.store.packs().get(id, &params) {
             return Ok(record);
         }
