@@ -1,1 +1,4 @@
 //! context
+
+mod glob;
+pub mod ignore;
