@@ -11,6 +11,7 @@ pub mod check;
 pub mod chmod;
 pub mod diagnostic;
 pub mod expand;
+mod glob;
 pub mod heredoc;
 pub mod mount;
 pub mod span;
