@@ -187,7 +187,8 @@ impl Word {
 /// The lexer and its modes; all off is the usual expansion.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lexer {
-    escape: char,
+    /// Takes the meaning from the next character.
+    pub escape: char,
     /// Quotes stay in the result.
     pub raw_quotes: bool,
     /// Escapes stay in the result.

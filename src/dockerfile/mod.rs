@@ -13,6 +13,7 @@ pub mod diagnostic;
 pub mod expand;
 mod glob;
 pub mod heredoc;
+mod json;
 pub mod mount;
 pub mod span;
 pub mod suggest;
