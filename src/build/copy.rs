@@ -19,7 +19,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::context::ignore::Patterns;
+use crate::context::ignore::IgnoreRules;
 use crate::dockerfile::chmod::ChmodSpec;
 use crate::layer::toc::{EntryRef, KindRef, Toc, TocBuilder};
 use crate::layer::tree::Tree;
@@ -125,7 +125,7 @@ pub struct Planner<'a> {
     work: Tree,
     planned: Vec<Arc<Toc>>,
     origins: Origins,
-    exclude: Option<Patterns>,
+    exclude: Option<IgnoreRules>,
     /// Which mapping wrote which file; kept only when there may be several.
     track: bool,
 }
@@ -192,7 +192,7 @@ impl<'a> Planner<'a> {
         source: &Tree,
         path: &RootPath,
         dest: &str,
-        include: Option<&Patterns>,
+        include: Option<&IgnoreRules>,
     ) -> Result<(), Error> {
         let followed =
             source.resolve(path, true).map_err(|_| Error::Loop(path.clone()))?;
@@ -298,7 +298,7 @@ impl<'a> Planner<'a> {
     }
 
     fn excludes(&self, relative: &[u8]) -> bool {
-        self.exclude.as_ref().is_some_and(|exclude| exclude.matches_path(relative))
+        self.exclude.as_ref().is_some_and(|exclude| exclude.is_ignored(relative))
     }
 
     fn resolve(&self, path: &RootPath) -> Result<RootPath, Error> {
@@ -392,6 +392,20 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
+    /// A directory that an archive implies: 0755, owned as `--chown` says.
+    pub fn implied_dir(&self, path: RootPath) -> Entry {
+        let owner = self.options.owner.unwrap_or(Owner { uid: 0, gid: 0 });
+        Entry {
+            path,
+            kind: Kind::Dir,
+            mode: 0o755,
+            uid: owner.uid,
+            gid: owner.gid,
+            mtime: self.options.now,
+            xattrs: BTreeMap::new(),
+        }
+    }
+
     /// Applies `--chown` and `--chmod`.
     pub fn restyle(&self, entry: &mut Entry) {
         if let Some(owner) = self.options.owner {
@@ -410,7 +424,7 @@ impl<'a> Planner<'a> {
 }
 
 /// Turns a pattern into the paths that it names: itself when it has no wildcard.
-fn expand(source: &Tree, pattern: &str) -> Result<Vec<RootPath>, Error> {
+pub fn expand(source: &Tree, pattern: &str) -> Result<Vec<RootPath>, Error> {
     let clean = RootPath::clean(pattern.as_bytes());
     glob::check(clean.as_bytes())?;
     let (literal, rest) = glob::split_wildcards(clean.as_bytes());
@@ -447,11 +461,12 @@ fn expand(source: &Tree, pattern: &str) -> Result<Vec<RootPath>, Error> {
     Ok(level)
 }
 
-fn patterns(list: &[String]) -> Result<Option<Patterns>, Error> {
+/// Reads a list of `--exclude` or `--parents` patterns; None for an empty one.
+pub fn patterns(list: &[String]) -> Result<Option<IgnoreRules>, Error> {
     if list.is_empty() {
         return Ok(None);
     }
-    Patterns::new(list.iter().map(String::as_str)).map(Some).map_err(|error| Error::Matcher {
+    IgnoreRules::from_patterns(list).map(Some).map_err(|error| Error::Matcher {
         pattern: list.join(", "),
         cause: error.to_string(),
     })
@@ -481,7 +496,7 @@ fn merged(planned: Vec<Arc<Toc>>) -> Toc {
 struct Walk<'w, 'a> {
     planner: &'w mut Planner<'a>,
     source: &'w Tree,
-    include: Option<&'w Patterns>,
+    include: Option<&'w IgnoreRules>,
     builder: &'w mut TocBuilder,
     /// Directories that were made for the destination of this mapping.
     made: HashSet<RootPath>,
@@ -519,7 +534,7 @@ impl Walk<'_, '_> {
             let (mut included, mut excluded) = (true, false);
             if !relative.is_root() {
                 if let Some(include) = self.include {
-                    included = include.matches_path(relative.as_bytes());
+                    included = include.is_ignored(relative.as_bytes());
                 }
                 excluded = self.planner.excludes(relative.as_bytes());
                 included &= !excluded;
@@ -567,9 +582,8 @@ impl Walk<'_, '_> {
                     done: true,
                 }),
             }
-            if excluded
-                && !self.planner.exclude.as_ref().is_some_and(Patterns::has_exceptions)
-            {
+            let may_hold = |rules: &IgnoreRules| rules.reaches_into(relative.as_bytes());
+            if excluded && !self.planner.exclude.as_ref().is_some_and(may_hold) {
                 continue;
             }
             let depth = pending.len();

@@ -14,6 +14,7 @@
 //!
 //! Start reading at [`Build::run`].
 
+pub mod bases;
 pub mod conductor;
 pub mod copy;
 pub mod error;

@@ -7,7 +7,7 @@ pub mod run;
 use std::sync::Arc;
 
 use crate::context::Context;
-use crate::context::ignore::Patterns;
+use crate::context::ignore::IgnoreRules;
 use crate::graph::{self, MountKind, NodeId, Op, key, key::TreeId};
 use crate::layer::RootPath;
 use crate::layer::toc::{EntryRef, KindRef, Toc};
@@ -157,10 +157,10 @@ fn for_selected(
     let exclude = super::copy::patterns(&copy.exclude).map_err(copy_failure)?;
     let mut roots = Vec::new();
     for_roots(tree, copy, &mut |root| roots.push(root.clone()))?;
-    let keeps = |root: &RootPath, entry: &EntryRef<'_>, exclude: &Patterns| {
+    let keeps = |root: &RootPath, entry: &EntryRef<'_>, exclude: &IgnoreRules| {
         let path = entry.root_path();
         let relative = path.strip_prefix(root).unwrap_or(path);
-        relative.is_root() || !exclude.matches_path(relative.as_bytes())
+        relative.is_root() || !exclude.is_ignored(relative.as_bytes())
     };
     for root in roots {
         if let Some(found) = tree.lookup(&root) {
