@@ -97,6 +97,12 @@ pub enum Event {
 pub trait Watch: Sync {
     /// Takes one event.
     fn event(&self, event: Event);
+    /// Says whether [`Watch::tick`] wants to be called some ten times a second.
+    fn is_live(&self) -> bool {
+        false
+    }
+    /// Lets clocks on a display move on.
+    fn tick(&self) {}
 }
 
 /// Ignores all events.

@@ -33,6 +33,8 @@ pub struct Report {
     pub message: String,
     /// A drawing of the place in the Dockerfile, ready to print.
     pub excerpt: Option<String>,
+    /// The place in the Dockerfile, before it is drawn.
+    pub span: Option<crate::dockerfile::Span>,
     /// The last lines of a failed step.
     pub output: Vec<u8>,
     /// What to do.
@@ -45,7 +47,7 @@ pub type Result<T, E = Report> = std::result::Result<T, E>;
 impl Report {
     /// Makes a report.
     pub fn new(exit: Exit, message: impl Into<String>) -> Report {
-        Report { exit, message: message.into(), excerpt: None, output: Vec::new(), hints: Vec::new() }
+        Report { exit, message: message.into(), excerpt: None, span: None, output: Vec::new(), hints: Vec::new() }
     }
 
     /// Makes a report of wrong usage.
@@ -113,6 +115,7 @@ impl From<Failure> for Report {
             Kind::Interrupted => Exit::Interrupted,
         };
         let mut report = Report::new(exit, failure.to_string());
+        report.span = failure.step.map(|(_, span)| span).filter(|span| !span.is_empty());
         report.output = failure.output;
         report.hints = failure.hints;
         report

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
-use crate::dockerfile::expand::{self, Env as _};
+use crate::dockerfile::expand;
 use crate::dockerfile::{
     Command, Diagnostic, Dockerfile, Instruction, Source, Span, Stage, Word, parse_trigger, suggest,
 };
@@ -682,10 +682,4 @@ fn relocate(instruction: &mut Instruction, span: Span) {
     for word in words {
         word.span = span;
     }
-}
-
-/// Says whether a variable has a value, for tests of scopes.
-#[cfg(test)]
-pub(super) fn is_set(env: &[(String, String)], name: &str) -> bool {
-    env.get(name).is_some()
 }

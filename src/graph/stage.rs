@@ -114,6 +114,7 @@ impl Planner<'_> {
                 let base = &self.graph.images[*image];
                 let mut config = base.config.clone();
                 config.created = None;
+                config.drop_legacy();
                 let mut platform = prepared.platform.clone();
                 let differs = config.architecture != platform.architecture
                     || config.os != platform.os;
@@ -408,7 +409,8 @@ impl Walk<'_, '_> {
             text.push_str(&format!(" ({})", summary(&heredoc.content)));
         }
         let name = self.name(state, &text, triggered);
-        push_history(&mut state.config, run_history(&args, state_args(state), &state.env), true);
+        let history = run_history(&args, &state.build_args, &state.env);
+        push_history(&mut state.config, history, true);
         let cwd = match state.config.config.working_dir.as_str() {
             "" => "/".to_owned(),
             path => path.to_owned(),
@@ -722,7 +724,7 @@ impl Walk<'_, '_> {
         }
         push_history(&mut state.config, format!("EXPOSE [{}]", names.join(" ")), false);
         for name in names {
-            state.config.config.exposed_ports.insert(name, Default::default());
+            state.config.config.exposed_ports.0.insert(name);
         }
         Ok(())
     }
@@ -743,14 +745,10 @@ impl Walk<'_, '_> {
         }
         push_history(&mut state.config, format!("VOLUME [{}]", names.join(" ")), false);
         for name in names {
-            state.config.config.volumes.insert(name, Default::default());
+            state.config.config.volumes.0.insert(name);
         }
         Ok(())
     }
-}
-
-fn state_args(state: &StageState) -> &[(String, Option<String>)] {
-    &state.build_args
 }
 
 /// Writes a RUN as BuildKit's `runCommandString` does: `|N NAME=value … args`.
@@ -832,32 +830,31 @@ fn go_quote(text: &str) -> String {
 fn healthcheck(state: &mut StageState, check: &Healthcheck) {
     let config = match check {
         Healthcheck::None => ConfigHealthcheck {
-            test: vec!["NONE".to_owned()],
+            test: Some(vec!["NONE".to_owned()]),
             ..ConfigHealthcheck::default()
         },
         Healthcheck::Check { test, interval, timeout, start_period, start_interval, retries } => {
             let mut words = vec![if test.is_exec() { "CMD" } else { "CMD-SHELL" }.to_owned()];
             words.extend(test.words());
             ConfigHealthcheck {
-                test: words,
-                interval: *interval,
-                timeout: *timeout,
-                start_period: *start_period,
-                start_interval: *start_interval,
-                retries: retries.map(i64::from),
+                test: Some(words),
+                interval: interval.unwrap_or(0),
+                timeout: timeout.unwrap_or(0),
+                start_period: start_period.unwrap_or(0),
+                start_interval: start_interval.unwrap_or(0),
+                retries: retries.map_or(0, i64::from),
                 ..ConfigHealthcheck::default()
             }
         }
     };
-    let duration = |value: Option<i64>| go_duration(value.unwrap_or(0));
     let text = format!(
         "HEALTHCHECK {{Test:[{}] Interval:{} Timeout:{} StartPeriod:{} StartInterval:{} Retries:{}}}",
-        config.test.join(" "),
-        duration(config.interval),
-        duration(config.timeout),
-        duration(config.start_period),
-        duration(config.start_interval),
-        config.retries.unwrap_or(0)
+        config.test.as_deref().unwrap_or_default().join(" "),
+        go_duration(config.interval),
+        go_duration(config.timeout),
+        go_duration(config.start_period),
+        go_duration(config.start_interval),
+        config.retries
     );
     state.config.config.healthcheck = Some(config);
     push_history(&mut state.config, text, false);

@@ -69,17 +69,6 @@ impl Progress {
         Progress { view: Mutex::new(view), started: Instant::now(), live: style == Style::Tty }
     }
 
-    /// Says whether [`Progress::tick`] has something to do.
-    pub fn is_live(&self) -> bool {
-        self.live
-    }
-
-    /// Lets clocks move on.
-    pub fn tick(&self) {
-        let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
-        write(&view.tick(self.started.elapsed()));
-    }
-
     /// Ends the display, so that other text can follow.
     pub fn end(&self) {
         let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
@@ -91,6 +80,15 @@ impl Watch for Progress {
     fn event(&self, event: Event) {
         let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
         write(&view.event(&event, self.started.elapsed()));
+    }
+
+    fn is_live(&self) -> bool {
+        self.live
+    }
+
+    fn tick(&self) {
+        let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        write(&view.tick(self.started.elapsed()));
     }
 }
 
