@@ -85,6 +85,10 @@ pub struct Index {
 }
 
 /// A manifest or an index, parsed.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one or two exist at a time, and are matched at once"
+)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Document {
     /// One image.

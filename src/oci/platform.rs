@@ -276,7 +276,7 @@ impl FromStr for Platform {
             !w.is_empty()
                 && w.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
         };
-        if !word(&os) || !rest.iter().all(|w| word(w)) || rest.len() > 2 {
+        if !word(&os) || !rest.iter().all(word) || rest.len() > 2 {
             return Err(malformed());
         }
         let make = |os: &str, architecture: &str, variant: Option<&str>| {
