@@ -19,6 +19,7 @@ mod binary;
 mod table;
 
 pub use binary::Error;
+pub(in crate::layer) use table::gallop;
 pub use table::{Fault, Toc, TocBuilder};
 
 use std::collections::BTreeMap;
@@ -134,7 +135,7 @@ pub struct EntryRef<'a> {
     pub xattrs: &'a Xattrs,
 }
 
-static NO_XATTRS: Xattrs = Xattrs::new();
+pub(in crate::layer) static NO_XATTRS: Xattrs = Xattrs::new();
 
 impl Kind {
     /// Borrows.

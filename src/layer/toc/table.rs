@@ -627,7 +627,7 @@ fn settle_hardlinks(toc: &mut Toc) {
 }
 
 /// Says whether a clean path lies strictly below a directory.
-pub(in crate::layer) fn is_below(path: &[u8], dir: &[u8]) -> bool {
+fn is_below(path: &[u8], dir: &[u8]) -> bool {
     match dir.is_empty() {
         true => !path.is_empty(),
         false => path.len() > dir.len() && path[dir.len()] == b'/' && path.starts_with(dir),
