@@ -376,7 +376,13 @@ fn bracket(mut rest: &[char]) -> Result<(Set, &[char]), String> {
     loop {
         match rest {
             [] => return Err("a bracket is not closed".into()),
-            [']', tail @ ..] if !first => return Ok((Set::Ranges { negated, ranges }, tail)),
+            [']', tail @ ..] if !first => {
+                let set = match negated && ranges == [('/', '/')] {
+                    true => Set::NotSlash,
+                    false => Set::Ranges { negated, ranges },
+                };
+                return Ok((set, tail));
+            }
             ['[', ':', tail @ ..] if named_end(tail).is_some() => {
                 let end = named_end(tail).unwrap_or(0);
                 let name: String = tail[..end].iter().collect();

@@ -26,36 +26,45 @@
 //! - Blobs are hashed while they are written. A blob's name is always the digest of its bytes.
 //! - Last use is the modification time of a file ([`age`] says how exact it is), so reading needs no
 //!   second file and pruning needs no database.
-//! - No fsync: after a power cut, fsck finds what the file system lost.
+//! - No fsync: after a power cut, [`fsck`](fsck()) finds what the file system lost.
 //! - The store never looks at the environment and never prints.
 //!
-//! Start reading at [`Store::open`], then [`blob`] and `gc`.
+//! Start reading at [`Store::open`], then [`blob`] and [`gc`].
 
 pub mod age;
 pub mod blob;
+pub mod fsck;
+pub mod gc;
 pub mod lock;
+mod mark;
 pub mod mount;
 pub mod pack;
 mod record;
 mod remove;
 pub mod step;
 pub mod tmp;
+pub mod toc;
 pub mod tree;
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::layer::{LayerId, Toc};
 use crate::oci::Digest;
 
 pub use blob::{BlobWriter, Blobs};
+pub use fsck::{Finding, FsckOptions, fsck};
+pub use gc::{Amount, Category, PruneOptions, Pruned, prune, usage};
 pub use lock::{Guard, Locks};
 pub use mount::{MountGuard, MountId, Mounts, Sharing};
 pub use pack::{PackParams, PackRecord, Packs};
 pub use step::{StepRecord, Steps};
 pub use tmp::{Tmp, TmpDir};
+pub use toc::Tocs;
 pub use tree::Trees;
 
 /// The version of the shape on disk. A store of another version is not touched.
@@ -148,6 +157,7 @@ struct Inner {
     root: PathBuf,
     process: Mutex<Option<tmp::Process>>,
     id_map: Mutex<String>,
+    tocs: Mutex<HashMap<LayerId, Arc<Toc>>>,
 }
 
 impl Store {
@@ -169,6 +179,7 @@ impl Store {
                 root,
                 process: Mutex::new(None),
                 id_map: Mutex::new("none".to_owned()),
+                tocs: Mutex::default(),
             }),
         };
         tmp::sweep(&store, tmp::Place::Host)?;
@@ -198,6 +209,11 @@ impl Store {
     /// The pack records.
     pub fn packs(&self) -> Packs<'_> {
         Packs::new(self)
+    }
+
+    /// The tables of contents.
+    pub fn tocs(&self) -> Tocs<'_> {
+        Tocs::new(self)
     }
 
     /// The layers that lie on disk as directories.
@@ -278,10 +294,13 @@ fn make(root: &Path) -> Result<()> {
         let path = root.join(name);
         fs::create_dir_all(&path).at("create", &path)?;
     }
-    create_whole(root, "layout/oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    create_whole(root, "layout/oci-layout", OCI_LAYOUT)?;
     create_whole(root, "layout/index.json", EMPTY_INDEX)?;
     create_whole(root, "format", format!("{FORMAT}\n").as_bytes())
 }
+
+/// What oci-layout says (OCI image-spec, image-layout.md).
+pub(crate) const OCI_LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
 /// What index.json says while there are no images.
 pub(crate) const EMPTY_INDEX: &[u8] =
