@@ -48,7 +48,7 @@ impl Drop for Done {
 
 /// Compresses blocks; one for each worker.
 pub(super) enum Packer {
-    Gzip { deflate: Box<Compress>, sampler: Box<Compress>, sample: Vec<u8> },
+    Gzip { level: u32, sample: Vec<u8> },
     Zstd(Box<zstd::bulk::Compressor<'static>>),
     None,
 }
@@ -56,11 +56,7 @@ pub(super) enum Packer {
 impl Packer {
     pub(super) fn new(compression: Compression) -> io::Result<Packer> {
         Ok(match compression {
-            Compression::Gzip { level } => Packer::Gzip {
-                deflate: Box::new(Compress::new(flate2::Compression::new(level.min(9)), false)),
-                sampler: Box::new(Compress::new(flate2::Compression::new(1), false)),
-                sample: Vec::new(),
-            },
+            Compression::Gzip { level } => Packer::Gzip { level, sample: Vec::new() },
             Compression::Zstd { level } => {
                 Packer::Zstd(Box::new(zstd::bulk::Compressor::new(level)?))
             }
@@ -79,9 +75,9 @@ impl Packer {
         let mut crc = Crc::new();
         let output = match self {
             Packer::None => None,
-            Packer::Gzip { deflate, sampler, sample } => {
+            Packer::Gzip { level, sample } => {
                 crc.update(data);
-                let runs = runs(data, |piece| is_incompressible(sampler, sample, piece));
+                let runs = runs(data, |piece| is_incompressible(sample, piece));
                 match runs.as_slice() {
                     [Run { stored: true, .. }] => None,
                     runs => {
@@ -102,7 +98,7 @@ impl Packer {
                                     (false, start) => &data[..start],
                                 };
                                 let known = &known[known.len().saturating_sub(WINDOW)..];
-                                deflate_run(deflate, known, piece, &mut out)?;
+                                deflate_run(*level, known, piece, &mut out)?;
                             }
                             stored_before = run.stored;
                         }
@@ -231,30 +227,31 @@ fn looks_random(granule: &[u8]) -> bool {
 
 /// Tries to compress a piece from the middle of a run whose bytes look random: a repeated pattern
 /// would show.
-fn is_incompressible(sampler: &mut Compress, out: &mut Vec<u8>, run: &[u8]) -> bool {
+fn is_incompressible(out: &mut Vec<u8>, run: &[u8]) -> bool {
     const SAMPLE: usize = 4096;
     let start = (run.len() / 2).saturating_sub(SAMPLE / 2);
     let sample = &run[start..run.len().min(start + SAMPLE)];
-    sampler.reset();
     out.clear();
     out.reserve(SAMPLE * 2);
-    match sampler.compress_vec(sample, out, FlushCompress::Finish) {
+    match raw_deflate(1).compress_vec(sample, out, FlushCompress::Finish) {
         Ok(Status::StreamEnd) => out.len() * 100 >= sample.len() * 97,
         _ => true,
     }
 }
 
+/// Makes a compressor, always a new one: what zlib-rs 0.6 makes of a dictionary depends on what is
+/// left in its window (it hashes up to 3 bytes past the end), which a reset does not clear. A new one
+/// starts with zeros and costs 15 µs.
+fn raw_deflate(level: u32) -> Compress {
+    Compress::new(flate2::Compression::new(level.min(9)), false)
+}
+
 /// Appends a run as raw deflate that ends at a byte boundary, or stored if that is not shorter.
-fn deflate_run(
-    deflate: &mut Compress,
-    known: &[u8],
-    run: &[u8],
-    out: &mut Vec<u8>,
-) -> io::Result<()> {
+fn deflate_run(level: u32, known: &[u8], run: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
     if run.is_empty() {
         return Ok(());
     }
-    deflate.reset();
+    let mut deflate = raw_deflate(level);
     if !known.is_empty() {
         deflate.set_dictionary(known).map_err(io::Error::other)?;
     }
@@ -312,11 +309,9 @@ mod tests {
         let text = &text[..4 * GRANULE];
         let random = random(4 * GRANULE);
         let ramp: Vec<u8> = (0..4 * GRANULE).map(|i| i as u8).collect();
-        let mut sampler = Compress::new(flate2::Compression::new(1), false);
-        let mut shape = |parts: &[&[u8]]| {
+        let shape = |parts: &[&[u8]]| {
             let mut scratch = Vec::new();
-            let runs =
-                runs(&parts.concat(), |run| is_incompressible(&mut sampler, &mut scratch, run));
+            let runs = runs(&parts.concat(), |run| is_incompressible(&mut scratch, run));
             runs.iter()
                 .map(|run| (run.range.len() / GRANULE, if run.stored { 's' } else { 'c' }))
                 .collect::<Vec<_>>()

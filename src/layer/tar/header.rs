@@ -236,7 +236,7 @@ mod tests {
             (b"\x80\0\0\0\0\0\0\x02\0\0\0\0", Ok(1 << 33)),
             (b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", Ok(-1)),
             (b"\x80\0\0\0\x80\0\0\0\0\0\0\0", Err(())),
-            (b"\x80\xff\xff\xff\xff\xff\xff\xff", Err(())),
+            (b"\x80\xff\xff\xff\xff\xff\xff\xff", Ok((1 << 56) - 1)),
             (b"0000948\0", Err(())),
             (b"644 644\0", Err(())),
             (b"-000001\0", Err(())),
