@@ -43,7 +43,7 @@ pub struct ContextFiles(pub Arc<Context>);
 
 impl Files for ContextFiles {
     fn open(&self, path: &RootPath) -> io::Result<Box<dyn Read + Send>> {
-        Ok(Box::new(self.0.open_file(path).map_err(io::Error::other)?))
+        Ok(Box::new(self.0.reader(path).map_err(io::Error::other)?))
     }
 }
 

@@ -437,6 +437,13 @@ impl Walk<'_, '_> {
         inputs: &mut Vec<NodeId>,
     ) -> Result<Mount, Failure> {
         let span = mount.span;
+        if spec.kind == MountType::Ssh {
+            return Err(not_yet(
+                span,
+                "RUN --mount=type=ssh",
+                "hand the key in as a secret: --mount=type=secret,id=ssh_key",
+            ));
+        }
         let mut target = String::new();
         let is_secret = spec.kind == MountType::Secret;
         if !(is_secret && spec.target.is_empty()) {
@@ -490,9 +497,7 @@ impl Walk<'_, '_> {
             }
             MountType::Tmpfs => MountKind::Tmpfs { size: (spec.size > 0).then_some(spec.size) },
             MountType::Secret => return secret(span, spec, target),
-            MountType::Ssh => {
-                return Err(not_yet(span, "RUN --mount=type=ssh", "hand the key in as a secret: --mount=type=secret,id=ssh_key"));
-            }
+            MountType::Ssh => unreachable!("refused above"),
         };
         Ok(Mount { target, kind })
     }

@@ -9,6 +9,7 @@ use crate::build::copy::{self, Options, Owner, Planner};
 use crate::build::error::{Failure, Kind};
 use crate::build::files::{ContextFiles, Copied, Files, SpoolWriter};
 use crate::build::users;
+use crate::context::Context;
 use crate::graph::{self, NodeId, Op};
 use crate::layer::archive::{self, Detected};
 use crate::layer::compress::Decoder;
@@ -124,7 +125,7 @@ pub fn run(
         None => None,
     };
     let files = Copied { origins, inline, extracted, source: files };
-    let toc = digested(toc, &files)?;
+    let toc = digested(toc, source.as_ref(), &files)?;
     keep(conductor, toc, Arc::new(files), now)
 }
 
@@ -168,26 +169,34 @@ fn clamped(toc: Toc, epoch: i64) -> Toc {
     builder.finish()
 }
 
-/// Fills in the content digests that the source did not know.
-fn digested(toc: Toc, files: &dyn Files) -> Result<Toc, Failure> {
-    let unknown =
-        |kind: &KindRef<'_>| matches!(kind, KindRef::File { digest: None, .. });
-    if !toc.iter().any(|entry| unknown(&entry.kind)) {
-        return Ok(toc);
+/// Fills in the content digests that the source's table of contents does not have.
+fn digested(mut toc: Toc, source: Option<&Input>, files: &Copied) -> Result<Toc, Failure> {
+    let mut buffer = Vec::new();
+    for row in 0..toc.len() {
+        let entry = toc.at(row);
+        let KindRef::File { size, digest: None } = entry.kind else { continue };
+        let path = entry.root_path();
+        let known = match source {
+            Some(Input { kind: InputKind::Context(context), .. }) => {
+                files.origins.source_of(&path).and_then(|origin| {
+                    let row = context.listing().ok()?.index_of(origin.as_bytes())?;
+                    context.digest_at(row).ok()?
+                })
+            }
+            _ => None,
+        };
+        let digest = match known {
+            Some(digest) => digest,
+            None => {
+                buffer.resize(128 << 10, 0);
+                hash(files, &path, size, &mut buffer).map_err(|error| {
+                    Failure::of(Kind::Step, &format!("cannot read {path}"), &error)
+                })?
+            }
+        };
+        toc.set_digest(row, digest);
     }
-    let mut builder = TocBuilder::new();
-    let mut buffer = vec![0; 128 << 10];
-    for entry in toc.iter() {
-        let mut entry = entry;
-        if let KindRef::File { size, digest: None } = entry.kind {
-            let path = entry.root_path();
-            let digest = hash(files, &path, size, &mut buffer)
-                .map_err(|error| Failure::of(Kind::Step, &format!("cannot read {path}"), &error))?;
-            entry.kind = KindRef::File { size, digest: Some(digest) };
-        }
-        builder.push_ref(&entry);
-    }
-    Ok(builder.finish())
+    Ok(toc)
 }
 
 fn hash(
@@ -240,7 +249,7 @@ struct Input {
 }
 
 enum InputKind {
-    Context(Arc<dyn Files>),
+    Context(Arc<Context>),
     Stage(Outcome),
 }
 
@@ -252,9 +261,9 @@ impl Input {
     ) -> Result<Input, Failure> {
         if let Op::Local { context } = &conductor.graph.nodes[input].op {
             let context = conductor.build.context(context)?;
-            let toc = select(&context, copy)?;
-            let files: Arc<dyn Files> = Arc::new(ContextFiles(context));
-            return Ok(Input { tree: Tree::new(vec![toc]), kind: InputKind::Context(files) });
+            let (listing, _) = select(&context, copy)?;
+            let tree = Tree::new(vec![listing]);
+            return Ok(Input { tree, kind: InputKind::Context(context) });
         }
         let outcome = conductor.outcome(Some(input)).ok_or_else(|| {
             Failure::new(Kind::Store, "a COPY was started before what it copies from was done")
@@ -271,7 +280,7 @@ impl Input {
         origins: &copy::Origins,
     ) -> Result<Arc<dyn Files>, Failure> {
         match &self.kind {
-            InputKind::Context(files) => Ok(files.clone()),
+            InputKind::Context(context) => Ok(Arc::new(ContextFiles(context.clone()))),
             InputKind::Stage(outcome) => {
                 let mut wanted = toc
                     .iter()
@@ -289,7 +298,7 @@ impl Input {
         path: &RootPath,
     ) -> Result<Box<dyn Read + Send>, Failure> {
         let files: Arc<dyn Files> = match &self.kind {
-            InputKind::Context(files) => files.clone(),
+            InputKind::Context(context) => Arc::new(ContextFiles(context.clone())),
             InputKind::Stage(outcome) => Arc::new(conductor.layers.chain(
                 &outcome.layers,
                 &self.tree,
@@ -329,7 +338,7 @@ fn extract(
         .read_to_end(&mut head)
         .map_err(|error| damaged(&error))?;
     match archive::detect(&head) {
-        Detected::No => return Ok(false),
+        Detected::Other => return Ok(false),
         Detected::Tar => {}
         Detected::Compressed(_) => {
             // A compressed file is an archive only when a tar is inside.

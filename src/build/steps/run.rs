@@ -355,8 +355,8 @@ impl Mounts<'_> {
         if let Op::Local { context } = &conductor.graph.nodes[input].op {
             let context = conductor.build.context(context)?;
             let whole = whole(source);
-            let toc = select(&context, &whole)?;
-            let tree = Tree::new(vec![toc]);
+            let (listing, _) = select(&context, &whole)?;
+            let tree = Tree::new(vec![listing]);
             let path = tree.resolve(&RootPath::from(source), true).unwrap_or_default();
             let found = tree.lookup(&path).ok_or_else(missing)?;
             let is_dir = matches!(found.entry.kind, KindRef::Dir);
