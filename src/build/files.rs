@@ -5,12 +5,13 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::context::Context;
 use crate::layer::toc::KindRef;
 use crate::layer::tree::Tree;
+use crate::snapshot::Contents;
 use crate::layer::RootPath;
 
 use super::copy::Origins;
@@ -22,12 +23,18 @@ pub trait Files: Send + Sync {
 }
 
 /// A layer as a directory.
-pub struct Directory(pub PathBuf);
+pub struct Directory(Contents);
+
+impl Directory {
+    /// Opens the directory.
+    pub fn open(path: &Path) -> io::Result<Directory> {
+        Contents::open(path).map(Directory).map_err(io::Error::other)
+    }
+}
 
 impl Files for Directory {
     fn open(&self, path: &RootPath) -> io::Result<Box<dyn Read + Send>> {
-        let file = crate::snapshot::open_file(&self.0, path)?;
-        Ok(Box::new(file))
+        Ok(Box::new(self.0.file(path).map_err(io::Error::other)?))
     }
 }
 

@@ -132,6 +132,13 @@ impl<'a> Layers<'a> {
         self.bases.contains_key(id) || self.store.packs().get(id, &form.params()).is_some()
     }
 
+    /// Forgets in which blobs a layer was packed: its contents are new.
+    pub fn forget_blobs(&self, id: &LayerId) {
+        for form in &self.forms {
+            self.store.packs().remove(id, &form.params());
+        }
+    }
+
     fn blob_path(&self, id: &LayerId) -> Option<PathBuf> {
         let digest = match self.bases.get(id) {
             Some(base) => base.descriptor.digest,
@@ -236,8 +243,9 @@ impl<'a> Layers<'a> {
         }
         // Directories may belong to other ids, which only the session can read.
         let path = self.store.trees().path(id)?;
-        (self.session.get().is_some() || self.blob_path(id).is_none())
-            .then(|| Arc::new(Directory(path)) as Arc<dyn Files>)
+        let readable = self.session.get().is_some() || self.blob_path(id).is_none();
+        let opened = if readable { Directory::open(&path).ok() } else { None };
+        opened.map(|dir| Arc::new(dir) as Arc<dyn Files>)
     }
 
     /// Gives something that opens the `wanted` files of a stack of layers. Of layers that are only
@@ -349,10 +357,9 @@ impl<'a> Layers<'a> {
         } else {
             let path = self.blob_path(id).ok_or_else(|| lost(id))?;
             let toc = self.read_blob(id, &path, |entry, content| {
-                let mut hashing = Hashing { inner: content, hasher: Default::default() };
-                writer.entry(entry, &mut hashing).map_err(std::io::Error::other)?;
+                let found = writer.entry(entry, content).map_err(std::io::Error::other)?;
                 if let crate::layer::Kind::File { digest, .. } = &mut entry.kind {
-                    *digest = Some(hashing.hasher.finish());
+                    *digest = found;
                 }
                 Ok(())
             })?;
@@ -459,19 +466,6 @@ impl<R> Tee<R> {
 }
 
 impl<R: Read> Read for Tee<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let len = self.inner.read(buffer)?;
-        self.hasher.update(&buffer[..len]);
-        Ok(len)
-    }
-}
-
-struct Hashing<'r> {
-    inner: &'r mut dyn Read,
-    hasher: crate::oci::digest::Hasher,
-}
-
-impl Read for Hashing<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let len = self.inner.read(buffer)?;
         self.hasher.update(&buffer[..len]);

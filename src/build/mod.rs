@@ -34,7 +34,7 @@ use std::sync::Arc;
 use crate::context::Context;
 use crate::graph::{Graph, NodeId, Op};
 use crate::oci::{Descriptor, Digest, Manifest, Platform};
-use crate::sandbox::{Cancel, Emulator, Isolation, Session};
+use crate::sandbox::{self, Arch, Cancel, Emulator, Session};
 use crate::store::Store;
 use crate::transport::Source;
 
@@ -63,10 +63,10 @@ pub struct Options {
     pub epoch: Option<i64>,
     /// The time of this build, seconds since 1970.
     pub clock: i64,
-    /// `--isolation`.
-    pub isolation: Isolation,
+    /// `--isolation`, and what is needed to enter it.
+    pub sandbox: sandbox::Options,
     /// `--emulator`, and what was found in PATH, by architecture.
-    pub emulators: BTreeMap<String, PathBuf>,
+    pub emulators: BTreeMap<Arch, PathBuf>,
     /// Where native programs run.
     pub host: Platform,
     /// `--secret`, by id.
@@ -169,7 +169,7 @@ impl<'a> Build<'a> {
 
     /// Says whether programs of `platform` run through an emulator.
     pub fn is_emulated(&self, platform: &Platform) -> bool {
-        !crate::sandbox::runs_natively(&self.options.host.architecture, &platform.architecture)
+        Arch::from_oci(&platform.architecture).is_some_and(|arch| !arch.is_native())
     }
 
     fn lock_step(&self, key: Digest, name: &str) -> Result<crate::store::Guard, Failure> {
@@ -209,13 +209,13 @@ impl<'a> Build<'a> {
         needed: &[bool],
         done: impl Fn(NodeId) -> bool,
     ) -> Result<Session, Failure> {
-        let host = |error: crate::sandbox::Error| {
-            let hints = error.hints();
+        let host = |error: sandbox::Error| {
+            let hint = error.hint().map(str::to_owned);
             let mut failure = Failure::of(Kind::Host, "", &error);
-            failure.hints.extend(hints);
+            failure.hints.extend(hint);
             failure
         };
-        let session = Session::enter(self.options.isolation).map_err(host)?;
+        let mut session = Session::enter(&self.options.sandbox).map_err(host)?;
         self.store.set_id_map(&session.id_map().fingerprint());
         if let Err(error) = self.store.sweep_in_namespace() {
             self.watch.event(Event::Warning(format!(
@@ -223,37 +223,39 @@ impl<'a> Build<'a> {
                 error::chain(&error)
             )));
         }
-        let foreign: BTreeSet<&str> = graph
+        let foreign: BTreeSet<Arch> = graph
             .nodes
             .iter()
             .enumerate()
             .filter(|(id, node)| {
-                needed[*id]
-                    && !done(*id)
-                    && matches!(node.op, Op::Run(_))
-                    && self.is_emulated(&node.platform)
+                needed[*id] && !done(*id) && matches!(node.op, Op::Run(_))
             })
-            .map(|(_, node)| node.platform.architecture.as_str())
+            .filter_map(|(_, node)| Arch::from_oci(&node.platform.architecture))
+            .filter(|arch| !arch.is_native())
             .collect();
         if !foreign.is_empty() {
             let mut emulators = Vec::new();
             for arch in &foreign {
-                let path = self.options.emulators.get(*arch).ok_or_else(|| no_emulator(arch))?;
-                emulators.push(Emulator { arch: (*arch).to_owned(), path: path.clone() });
+                let path =
+                    self.options.emulators.get(arch).ok_or_else(|| no_emulator(*arch))?;
+                emulators.push(Emulator { arch: *arch, path: path.clone() });
             }
             session.register_emulators(&emulators).map_err(host)?;
         }
-        let mut header = format!("isolation: {}", session.describe());
+        let mut header = format!("isolation: {}", session.rung());
         if !foreign.is_empty() {
-            let names: Vec<&str> = foreign.into_iter().collect();
+            let names: Vec<String> = foreign.iter().map(ToString::to_string).collect();
             header.push_str(&format!(", emulated: {}", names.join(", ")));
         }
         self.watch.event(Event::Header(header));
+        for note in session.notes() {
+            self.watch.event(Event::Warning(note.clone()));
+        }
         Ok(session)
     }
 }
 
-fn no_emulator(arch: &str) -> Failure {
+fn no_emulator(arch: Arch) -> Failure {
     Failure::new(Kind::Host, format!("no emulator for {arch} was found")).with_hint(format!(
         "install one (Debian: apt-get install qemu-user-static), or name it: --emulator {arch}=/path/to/qemu"
     ))

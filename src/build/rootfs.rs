@@ -78,11 +78,13 @@ pub fn write_files(
     let failed = |error: &(dyn std::error::Error + 'static)| {
         Failure::of(Kind::Store, &format!("cannot write files to {}", dir.display()), error)
     };
-    let mut writer = crate::snapshot::TreeWriter::plain(dir).map_err(|error| failed(&error))?;
+    // No id is mapped, so nothing changes hands.
+    let map = crate::sandbox::IdMap::default();
+    let mut writer = crate::snapshot::TreeWriter::new(dir, &map).map_err(|error| failed(&error))?;
     for root in roots {
         each(conductor, root, &mut |entry, content| {
             let mut content = content;
-            writer.entry(entry, &mut content).map_err(|error| failed(&error))
+            writer.entry(entry, &mut content).map(drop).map_err(|error| failed(&error))
         })?;
     }
     writer.finish().map_err(|error| failed(&error))

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use super::check::CheckOptions;
+use super::check::{CheckOptions, Rule};
 use super::heredoc::is_only_heredoc;
 use super::mount::Mount;
 use super::span::{Span, Spanned, Word};
@@ -60,6 +60,19 @@ impl Dockerfile {
             };
             definitions.iter().map(move |definition| (instruction, definition))
         })
+    }
+
+    /// Gives the line of an offset, counted from 1. Linear in the offset; use
+    /// [`LineIndex`](super::LineIndex) for many.
+    pub fn line(&self, offset: usize) -> usize {
+        let before = &self.source.as_bytes()[..offset.min(self.source.len())];
+        before.iter().filter(|&&byte| byte == b'\n').count() + 1
+    }
+
+    /// Says whether a check is on for an instruction; None is for the file as a whole.
+    pub fn allows(&self, rule: Rule, instruction: Option<&Instruction>) -> bool {
+        let local = instruction.and_then(|instruction| instruction.check.as_deref());
+        self.directives.check.merged(local).allows(rule)
     }
 
     /// Gives the stages in order.
@@ -155,7 +168,7 @@ pub enum Command {
     /// WORKDIR: expanded.
     Workdir(Word),
     /// EXPOSE in the order written: each is expanded with `expand_words`, then parsed with
-    /// [`port::parse`](super::value::PortRange). BuildKit sorts the unexpanded words first.
+    /// [`parse_port`](super::value::parse_port). BuildKit sorts the unexpanded words first.
     Expose(Vec<Word>),
     /// VOLUME: each is expanded.
     Volume(Vec<Word>),

@@ -158,6 +158,38 @@ pub struct CheckOptions {
 }
 
 impl CheckOptions {
+    /// Parses `skip=A,B;experimental=C;error=true`; the error says what is wrong.
+    pub fn parse(text: &str) -> Result<CheckOptions, String> {
+        let mut options = CheckOptions::default();
+        if text.trim().is_empty() {
+            return Ok(options);
+        }
+        for part in text.trim().splitn(3, ';') {
+            let shown: String = part.chars().take(40).collect();
+            let Some((key, value)) = part.split_once('=') else {
+                return Err(format!("invalid check option `{shown}`: there is no `=` in it"));
+            };
+            let value = value.trim();
+            let names = || value.split(',').map(|name| name.trim().to_owned()).collect();
+            match key.trim() {
+                "skip" if value == "all" => options.skip_all = true,
+                "skip" => options.skip = names(),
+                "experimental" if value == "all" => options.experimental_all = true,
+                "experimental" => options.experimental = names(),
+                "error" => {
+                    options.error = super::mount::boolean(value).ok_or_else(|| {
+                        format!("invalid check option `{shown}`: `error` is true or false")
+                    })?;
+                }
+                _ => {
+                    let known = "there are skip, experimental and error";
+                    return Err(format!("invalid check option `{shown}`: {known}"));
+                }
+            }
+        }
+        Ok(options)
+    }
+
     /// Says whether a check is on.
     pub fn allows(&self, rule: Rule) -> bool {
         let named = |names: &[String]| names.iter().any(|name| name == rule.name());

@@ -173,11 +173,11 @@ impl ChmodSpec {
             Change::SetIfExecutable(bits) if is_dir || before & EXECUTE != 0 => now | bits,
             Change::SetIfExecutable(_) => now,
             Change::Copy { from, to, operator } => {
-                let copied = (now >> from & 0o007) * EXECUTE & to;
+                let copied = (((now >> from) & 0o007) * EXECUTE) & to;
                 match operator {
                     '+' => now | copied,
                     '-' => now & !copied,
-                    _ => now & !to | copied,
+                    _ => (now & !to) | copied,
                 }
             }
         })

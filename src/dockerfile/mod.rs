@@ -11,13 +11,20 @@ pub mod check;
 pub mod chmod;
 pub mod diagnostic;
 pub mod expand;
+mod flag;
 mod glob;
 pub mod heredoc;
+mod instruction;
 mod json;
+mod line;
+mod lint;
 pub mod mount;
+mod parser;
+mod source;
 pub mod span;
 pub mod suggest;
 pub mod value;
+mod word;
 
 pub use ast::{
     Alias, ArgDefinition, Command, Device, Directives, Dockerfile, Escape, Form, FromImage,
@@ -49,13 +56,31 @@ impl Parsed {
 
 /// Parses a Dockerfile.
 pub fn parse(source: &[u8]) -> Parsed {
-    let _ = source;
-    todo!()
+    parser::parse(source, parser::Scope::File)
 }
 
 /// Parses a trigger from an image's config (`Config.OnBuild`): exactly one instruction, which is
-/// neither FROM, MAINTAINER nor ONBUILD.
+/// neither FROM, MAINTAINER nor ONBUILD. Spans count from the start of the trigger.
 pub fn parse_trigger(trigger: &str) -> Parsed {
-    let _ = trigger;
-    todo!()
+    let mut parsed = parser::parse(trigger.as_bytes(), parser::Scope::Trigger);
+    let mut report = |code, span, message| {
+        parsed.diagnostics.push(Diagnostic::error(code, span, message));
+    };
+    match parsed.dockerfile.instructions.as_slice() {
+        [instruction] => {
+            let name = instruction.command.name();
+            if matches!(name, "FROM" | "MAINTAINER" | "ONBUILD") {
+                let message = format!("{name} cannot be triggered by ONBUILD");
+                report("E0206", instruction.keyword_span, message);
+            }
+        }
+        [_, second, ..] => {
+            report("E0212", second.span, "a trigger holds one instruction only".to_owned());
+        }
+        [] => {}
+    }
+    parsed
 }
+
+#[cfg(test)]
+mod tests;

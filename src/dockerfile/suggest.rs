@@ -20,6 +20,9 @@ pub fn suggest<'a>(
     let name = fold(name);
     let mut best: Option<(usize, &str)> = None;
     for candidate in candidates {
+        if candidate.len().abs_diff(name.len()) > 4 * MAX_DISTANCE {
+            continue;
+        }
         let distance = distance(&name, &fold(candidate));
         if distance == 0 {
             return None;

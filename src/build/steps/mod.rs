@@ -82,18 +82,7 @@ fn input_content(
     match &conductor.graph.nodes[input].op {
         Op::Local { context } => {
             let context = conductor.build.context(context)?;
-            let whole = graph::Copy {
-                add: false,
-                sources: vec![source.to_owned()],
-                inline: Vec::new(),
-                dest: "/".to_owned(),
-                chown: None,
-                chmod: None,
-                link: false,
-                parents: false,
-                exclude: Vec::new(),
-                unpack: false,
-            };
+            let whole = run::whole(source);
             Ok(Some(selection(&context, &whole, None)?))
         }
         _ => Ok(conductor.tree_of(input).map(|tree| tree.0)),
