@@ -83,10 +83,8 @@ impl<'a> Layers<'a> {
                 forms.push(plain);
             }
         }
-        let bases = bases
-            .into_iter()
-            .map(|base| (LayerId::from_diff_id(base.diff_id), base))
-            .collect();
+        let bases =
+            bases.into_iter().map(|base| (LayerId::from_diff_id(base.diff_id), base)).collect();
         Layers {
             store,
             threads,
@@ -143,7 +141,10 @@ impl<'a> Layers<'a> {
         let digest = match self.bases.get(id) {
             Some(base) => base.descriptor.digest,
             None => {
-                self.forms.iter().find_map(|form| self.store.packs().get(id, &form.params()))?.digest
+                self.forms
+                    .iter()
+                    .find_map(|form| self.store.packs().get(id, &form.params()))?
+                    .digest
             }
         };
         self.store.blobs().contains(&digest).then(|| self.store.blobs().path(&digest))
@@ -194,10 +195,7 @@ impl<'a> Layers<'a> {
         &self,
         id: &LayerId,
         path: &Path,
-        mut each: impl FnMut(
-            &mut crate::layer::Entry,
-            &mut dyn Read,
-        ) -> std::io::Result<()>,
+        mut each: impl FnMut(&mut crate::layer::Entry, &mut dyn Read) -> std::io::Result<()>,
     ) -> Result<Toc, Failure> {
         let damaged = |error: &(dyn std::error::Error + 'static)| {
             Failure::of(Kind::Store, &format!("cannot read layer {id}"), error)
@@ -404,11 +402,9 @@ impl<'a> Layers<'a> {
         let options =
             PackOptions { compression: form.compression, threads: self.threads, epoch: form.epoch };
         let mut writer = self.store.blobs().unhashed_writer().map_err(|error| failed(&error))?;
-        let mut open = |entry: &EntryRef<'_>| {
-            files.open(&entry.root_path()).map(|file| file as Box<dyn Read>)
-        };
-        let packed =
-            pack(&toc, &mut open, options, &mut writer).map_err(|error| failed(&error))?;
+        let mut open =
+            |entry: &EntryRef<'_>| files.open(&entry.root_path()).map(|file| file as Box<dyn Read>);
+        let packed = pack(&toc, &mut open, options, &mut writer).map_err(|error| failed(&error))?;
         writer.commit_as(packed.digest).map_err(|error| failed(&error))?;
         let record = PackRecord {
             diff_id: packed.diff_id,

@@ -14,12 +14,10 @@ struct Fake {
 
 fn image(name: &str, platform: &Platform, handle: usize) -> BaseImage {
     let mut config = ImageConfig::empty(platform);
-    config.rootfs.diff_ids =
-        vec![DiffId(Digest::of(format!("{name} {platform}").as_bytes()))];
+    config.rootfs.diff_ids = vec![DiffId(Digest::of(format!("{name} {platform}").as_bytes()))];
     config.config.env = vec!["PATH=/bin".to_owned(), "BASE=yes".to_owned()];
     config.config.cmd = Some(vec!["sh".to_owned()]);
-    config.history =
-        vec![History { created_by: Some("base".to_owned()), ..History::default() }];
+    config.history = vec![History { created_by: Some("base".to_owned()), ..History::default() }];
     if name == "onbuild" {
         config.config.on_build = vec!["COPY . /src".to_owned(), "RUN make".to_owned()];
     }
@@ -138,7 +136,8 @@ fn history_reads_as_buildkit_writes_it() {
         ("LABEL l=1", true),
         ("STOPSIGNAL 9", true),
     ];
-    let found: Vec<(&str, bool)> = history.iter().map(|(text, empty)| (text.as_str(), *empty)).collect();
+    let found: Vec<(&str, bool)> =
+        history.iter().map(|(text, empty)| (text.as_str(), *empty)).collect();
     assert_eq!(found, expect);
 }
 
@@ -338,14 +337,20 @@ fn what_comes_later_is_refused_by_name() {
         "FROM busybox\nRUN --device=a/b=c x\n",
     ] {
         let failure = plan_with(text, &request(&[])).expect_err(text);
-        assert!(failure.diagnostic.message.contains("not supported yet"), "{text}: {}", failure.diagnostic.message);
+        assert!(
+            failure.diagnostic.message.contains("not supported yet"),
+            "{text}: {}",
+            failure.diagnostic.message
+        );
         assert!(failure.diagnostic.help.is_some(), "{text}");
     }
 }
 
 #[test]
 fn several_sources_need_a_directory() {
-    assert!(message("FROM busybox\nCOPY a b /c\n").contains("must be a directory and end with a /"));
+    assert!(
+        message("FROM busybox\nCOPY a b /c\n").contains("must be a directory and end with a /")
+    );
 }
 
 #[test]

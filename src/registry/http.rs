@@ -159,10 +159,8 @@ impl Http {
         }
         let mut url = request.url.clone();
         for _ in 0..=MAX_REDIRECTS {
-            let authorization = request
-                .authorization
-                .as_deref()
-                .filter(|_| url.same_origin(&request.url));
+            let authorization =
+                request.authorization.as_deref().filter(|_| url.same_origin(&request.url));
             let response = self.send(request, &url, authorization, payload)?;
             if !matches!(response.status, 301 | 302 | 303 | 307 | 308) {
                 return Ok(response);
@@ -470,7 +468,9 @@ mod tests {
     fn retry_after_is_seconds_or_a_date() {
         assert_eq!(parse_retry_after(" 7 "), Some(Duration::from_secs(7)));
         assert_eq!(parse_retry_after("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
-        assert!(parse_retry_after("Fri, 21 Oct 2335 07:28:00 GMT") > Some(Duration::from_secs(999)));
+        assert!(
+            parse_retry_after("Fri, 21 Oct 2335 07:28:00 GMT") > Some(Duration::from_secs(999))
+        );
         assert_eq!(parse_retry_after("soon"), None);
     }
 

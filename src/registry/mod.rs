@@ -146,14 +146,8 @@ impl Client {
             let mut request = make(&base);
             // A signed upload URL on another host must not get the registry's credentials.
             if request.url.same_origin(&base) {
-                request.authorization = auth.header(
-                    http,
-                    &options.credentials,
-                    &base,
-                    repository,
-                    access,
-                    scopes,
-                )?;
+                request.authorization =
+                    auth.header(http, &options.credentials, &base, repository, access, scopes)?;
             }
             let response = http.exchange(&request, payload, &what)?;
             if response.status != 401 {

@@ -49,27 +49,21 @@ pub fn run(
     copy: &graph::Copy,
     below: &Outcome,
 ) -> Result<(LayerId, i64), Failure> {
-    let tree =
-        if copy.link { Tree::default() } else { conductor.layers.tree(&below.layers)? };
+    let tree = if copy.link { Tree::default() } else { conductor.layers.tree(&below.layers)? };
     let build = conductor.build;
     let now = build.options.now();
     let chmod = match &copy.chmod {
-        Some(text) => Some(
-            text.parse().map_err(|error| Failure::of(Kind::Step, "bad --chmod", &error))?,
-        ),
+        Some(text) => {
+            Some(text.parse().map_err(|error| Failure::of(Kind::Step, "bad --chmod", &error))?)
+        }
         None => None,
     };
     let owner = match &copy.chown {
         Some(text) => Some(owner(conductor, text, below, &tree)?),
         None => None,
     };
-    let options = Options {
-        owner,
-        chmod,
-        parents: copy.parents,
-        exclude: copy.exclude.clone(),
-        now,
-    };
+    let options =
+        Options { owner, chmod, parents: copy.parents, exclude: copy.exclude.clone(), now };
     let input = conductor.graph.nodes[id].inputs.first().copied();
     let source = match input {
         None => None,
@@ -227,7 +221,7 @@ fn owner(
 ) -> Result<Owner, Failure> {
     let (mut passwd, mut group) = (Vec::new(), Vec::new());
     if users::needs_lookup(text) {
-        let mut read = |path| -> Result<Vec<u8>, Failure> {
+        let read = |path| -> Result<Vec<u8>, Failure> {
             if tree.layers().is_empty() {
                 return Ok(Vec::new());
             }
@@ -321,10 +315,9 @@ fn extract(
     spool: &mut Option<SpoolWriter>,
 ) -> Result<bool, Failure> {
     let Ok(real) = source.tree.resolve(path, true) else { return Ok(false) };
-    let is_file = source
-        .tree
-        .lookup(&real)
-        .is_some_and(|found| matches!(found.target().entry.kind, KindRef::File { size, .. } if size > 0));
+    let is_file = source.tree.lookup(&real).is_some_and(
+        |found| matches!(found.target().entry.kind, KindRef::File { size, .. } if size > 0),
+    );
     if !is_file {
         return Ok(false);
     }
@@ -344,8 +337,9 @@ fn extract(
             // A compressed file is an archive only when a tar is inside.
             let mut inside = Vec::new();
             let file = source.open_file(conductor, &real)?;
-            let read = Decoder::new(file)
-                .and_then(|decoder| decoder.take(archive::DETECT_LEN as u64).read_to_end(&mut inside));
+            let read = Decoder::new(file).and_then(|decoder| {
+                decoder.take(archive::DETECT_LEN as u64).read_to_end(&mut inside)
+            });
             if read.is_err() || !matches!(archive::detect(&inside), Detected::Tar) {
                 return Ok(false);
             }
@@ -358,9 +352,10 @@ fn extract(
             .tmp()
             .path()
             .map_err(|error| Failure::of(Kind::Store, "", &error))?;
-        *spool = Some(SpoolWriter::new(&dir).map_err(|error| {
-            Failure::of(Kind::Store, "cannot make a temporary file", &error)
-        })?);
+        *spool =
+            Some(SpoolWriter::new(&dir).map_err(|error| {
+                Failure::of(Kind::Store, "cannot make a temporary file", &error)
+            })?);
     }
     let target = planner.make_target_dir(&copy.dest).map_err(copy_failure)?;
     let file = source.open_file(conductor, &real)?;
@@ -400,8 +395,7 @@ impl Extraction {
                 .tree()
                 .resolve(&parent, true)
                 .map_err(|_| copy_failure(copy::Error::Loop(parent.clone())))?;
-            let dirs: Vec<RootPath> =
-                resolved.ancestors().chain([resolved.clone()]).collect();
+            let dirs: Vec<RootPath> = resolved.ancestors().chain([resolved.clone()]).collect();
             for dir in dirs {
                 if let Some(link) = self.links.get(&dir) {
                     let rest = resolved.strip_prefix(&dir).unwrap_or_default();

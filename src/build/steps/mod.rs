@@ -26,7 +26,9 @@ pub fn early_key(
     let node = &conductor.graph.nodes[id];
     match &node.op {
         Op::Image { .. } | Op::Local { .. } => Ok(None),
-        Op::Workdir { path, user } => Ok(Some(with_epoch(conductor, key::workdir(path, user, below)))),
+        Op::Workdir { path, user } => {
+            Ok(Some(with_epoch(conductor, key::workdir(path, user, below))))
+        }
         Op::Run(run) => {
             let mut contents = vec![None; node.inputs.len()];
             for mount in &run.mounts {
@@ -90,11 +92,7 @@ fn input_content(
 
 /// Digests what a COPY selects from a context: paths, kinds, modes, owners, xattrs, contents; with
 /// an epoch the clamped times as well.
-fn selection(
-    context: &Context,
-    copy: &graph::Copy,
-    epoch: Option<i64>,
-) -> Result<Digest, Failure> {
+fn selection(context: &Context, copy: &graph::Copy, epoch: Option<i64>) -> Result<Digest, Failure> {
     let (listing, selected) = select(context, copy)?;
     let mut hasher = Hasher::new();
     for (root, rows) in &selected {
@@ -113,10 +111,7 @@ fn selection(
 type Selected = Vec<(RootPath, Vec<usize>)>;
 
 /// Finds what a COPY selects from a context, and has the contents of all its files digested.
-pub fn select(
-    context: &Context,
-    copy: &graph::Copy,
-) -> Result<(Arc<Toc>, Selected), Failure> {
+pub fn select(context: &Context, copy: &graph::Copy) -> Result<(Arc<Toc>, Selected), Failure> {
     let listing = context.listing().map_err(|error| unreadable(&error))?;
     let tree = Tree::new(vec![listing.clone()]);
     let exclude = super::copy::patterns(&copy.exclude).map_err(copy_failure)?;
@@ -222,11 +217,7 @@ fn hash_entry(hasher: &mut Hasher, root: &RootPath, entry: &EntryRef<'_>, epoch:
 }
 
 /// Brings the blobs of a base image into the store. Returns whether they were there.
-pub fn fetch(
-    conductor: &Conductor<'_>,
-    id: NodeId,
-    outcome: &Outcome,
-) -> Result<bool, Failure> {
+pub fn fetch(conductor: &Conductor<'_>, id: NodeId, outcome: &Outcome) -> Result<bool, Failure> {
     let Op::Image { image } = conductor.graph.nodes[id].op else { return Ok(true) };
     let store = conductor.build.store;
     let missing: Vec<_> = outcome
@@ -240,7 +231,11 @@ pub fn fetch(
         return Ok(true);
     }
     conductor.build.watch.event(Event::Started { step: id });
-    conductor.build.fetch(conductor.graph.images[image].handle, &missing, &|item: &str, done: u64, total: Option<u64>| {
+    conductor.build.fetch(conductor.graph.images[image].handle, &missing, &|item: &str,
+                                                                             done: u64,
+                                                                             total: Option<
+        u64,
+    >| {
         conductor.build.watch.event(Event::Progress {
             step: id,
             item: item.to_owned(),

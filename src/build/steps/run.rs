@@ -10,7 +10,7 @@ use crate::build::error::{Failure, Kind};
 use crate::build::event::{Event, Stream};
 use crate::build::files::{ContextFiles, Copied, Files};
 use crate::graph::{self, MountKind, Network, NodeId, Op};
-use crate::layer::toc::{KindRef, TocBuilder};
+use crate::layer::toc::KindRef;
 use crate::layer::tree::Tree;
 use crate::layer::{Entry, Kind as EntryKind, LayerId, RootPath};
 use crate::oci::Digest;
@@ -195,8 +195,7 @@ fn make_cwd(
     let failed = |error: &(dyn std::error::Error + 'static)| {
         Failure::of(Kind::Store, &format!("cannot make the working directory {cwd}"), error)
     };
-    let mut writer =
-        TreeWriter::new(upper, session.id_map()).map_err(|error| failed(&error))?;
+    let mut writer = TreeWriter::new(upper, session.id_map()).map_err(|error| failed(&error))?;
     for dir in path.ancestors().chain([path.clone()]) {
         let entry = match tree.lookup(&dir) {
             Some(found) => found.entry.to_entry(),
@@ -245,17 +244,14 @@ impl Mounts<'_> {
             self.stubs.push((RootPath::from(dir), StubKind::Dir));
         }
         let options = &self.conductor.build.options;
-        let mut hosts = String::from(
-            "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n",
-        );
+        let mut hosts =
+            String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
         hosts.push_str(&format!("127.0.0.1\t{}\n", options.hostname));
         for (name, address) in &options.add_hosts {
             hosts.push_str(&format!("{address}\t{name}\n"));
         }
         let resolv = options.resolv_conf.clone();
-        for (target, bytes) in
-            [("/etc/resolv.conf", resolv), ("/etc/hosts", hosts.into_bytes())]
-        {
+        for (target, bytes) in [("/etc/resolv.conf", resolv), ("/etc/hosts", hosts.into_bytes())] {
             let kind = sandbox::MountKind::File { bytes, mode: 0o644, uid: 0, gid: 0 };
             self.push(target, StubKind::File, kind);
         }
@@ -299,15 +295,19 @@ impl Mounts<'_> {
     ) -> Result<(), Failure> {
         let Some(bytes) = self.conductor.build.options.secrets.get(id) else {
             if required {
-                return Err(Failure::new(Kind::Step, format!("secret {id}: not found"))
-                    .with_hint(format!("give it: --secret id={id},src=FILE or --secret id={id},env=NAME")));
+                return Err(Failure::new(Kind::Step, format!("secret {id}: not found")).with_hint(
+                    format!("give it: --secret id={id},src=FILE or --secret id={id},env=NAME"),
+                ));
             }
             return Ok(());
         };
         if let Some(name) = env {
             let value = String::from_utf8(bytes.clone()).map_err(|_| {
-                Failure::new(Kind::Step, format!("secret {id} is not text, so it can't be a variable"))
-                    .with_hint("mount it as a file: leave env= out")
+                Failure::new(
+                    Kind::Step,
+                    format!("secret {id} is not text, so it can't be a variable"),
+                )
+                .with_hint("mount it as a file: leave env= out")
             })?;
             self.env.push((name.to_owned(), value));
         }
@@ -342,11 +342,7 @@ impl Mounts<'_> {
     }
 
     /// Gives the directories of an input, where `source` lies in them, and whether it is one itself.
-    fn input(
-        &self,
-        input: NodeId,
-        source: &str,
-    ) -> Result<(Vec<PathBuf>, String, bool), Failure> {
+    fn input(&self, input: NodeId, source: &str) -> Result<(Vec<PathBuf>, String, bool), Failure> {
         let conductor = self.conductor;
         let missing = || {
             Failure::new(Kind::Step, format!("mount source {source:?} not found"))
@@ -393,7 +389,8 @@ impl Mounts<'_> {
     }
 
     fn cache(&mut self, mount: &graph::Mount) -> Result<(), Failure> {
-        let MountKind::Cache { id, sharing, input, source, mode, uid, gid, read_only } = &mount.kind
+        let MountKind::Cache { id, sharing, input, source, mode, uid, gid, read_only } =
+            &mount.kind
         else {
             return Ok(());
         };
@@ -553,10 +550,9 @@ fn failed(
             Kind::Step,
             format!("process {shown:?} did not complete successfully: exit code: {code}"),
         ),
-        sandbox::Status::Signaled(signal) => Failure::new(
-            Kind::Step,
-            format!("process {shown:?} was killed by signal {signal}"),
-        ),
+        sandbox::Status::Signaled(signal) => {
+            Failure::new(Kind::Step, format!("process {shown:?} was killed by signal {signal}"))
+        }
     };
     failure.code = Some(code);
     failure.output = last_lines(tail);
