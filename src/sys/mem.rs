@@ -1,13 +1,18 @@
-//! Descriptors that stand for no file: memfds, pipes, eventfds; and waiting for many of them.
+//! Descriptors that stand for no file: memfds, pipes, sockets, eventfds; and waiting for many.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::fs::{MemfdFlags, OFlags, SealFlags};
 use rustix::io::FdFlags;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
 use rustix::pipe::PipeFlags;
 
 use super::{Errno, Error, Result, show, show_fd};
@@ -89,31 +94,72 @@ impl Event {
 }
 
 /// Waits until one of `fds` can be read or has hung up; says which. None waits for ever.
-pub fn poll_readable<const N: usize>(
-    fds: [Option<BorrowedFd<'_>>; N],
+pub fn poll_readable(
+    fds: &[Option<BorrowedFd<'_>>],
     timeout: Option<Duration>,
-) -> Result<[bool; N]> {
-    let mut polls = Vec::with_capacity(N);
-    let mut ready = [false; N];
-    for fd in fds.iter().flatten() {
-        polls.push(PollFd::from_borrowed_fd(*fd, PollFlags::IN));
-    }
+) -> Result<Vec<bool>> {
+    let mut polls: Vec<PollFd<'_>> =
+        fds.iter().flatten().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
     let timeout = timeout.map(|t| Timespec {
         tv_sec: i64::try_from(t.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: i64::from(t.subsec_nanos()),
     });
     match rustix::event::poll(&mut polls, timeout.as_ref()) {
+        Ok(_) => {}
         // A signal: nothing is ready, and the caller's loop comes again.
-        Ok(_) | Err(Errno::INTR) => {}
-        Err(e) => return Err(Error::new("poll", format!("{N} descriptors"), e)),
+        Err(Errno::INTR) => return Ok(vec![false; fds.len()]),
+        Err(e) => return Err(Error::new("poll", format!("{} descriptors", fds.len()), e)),
     }
     let mut events = polls.iter().map(PollFd::revents);
-    for (slot, fd) in ready.iter_mut().zip(&fds) {
-        if fd.is_some() {
-            *slot = events.next().is_some_and(|e| !e.is_empty());
+    let ready = |fd: &Option<_>| fd.is_some() && events.next().is_some_and(|e| !e.is_empty());
+    Ok(fds.iter().map(ready).collect())
+}
+
+/// Makes two sockets that are connected to each other and keep the borders of messages.
+pub fn socket_pair() -> Result<(OwnedFd, OwnedFd)> {
+    let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
+    rustix::net::socketpair(family, kind, SocketFlags::CLOEXEC, None)
+        .map_err(|e| Error::new("socketpair", "AF_UNIX, SOCK_SEQPACKET", e))
+}
+
+/// How many descriptors a message may carry here.
+pub const MAX_MESSAGE_FDS: usize = 8;
+
+/// Sends a message with descriptors. EPIPE, without a signal, when nobody is at the other end.
+pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_MESSAGE_FDS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fail = |e| Error::new("sendmsg", format!("{}, {} bytes", show_fd(socket), bytes.len()), e);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(fail(Errno::TOOBIG));
+    }
+    let bytes = [IoSlice::new(bytes)];
+    loop {
+        match rustix::net::sendmsg(socket, &bytes, &mut control, SendFlags::NOSIGNAL) {
+            Err(Errno::INTR) => {}
+            other => return other.map(drop).map_err(fail),
         }
     }
-    Ok(ready)
+}
+
+/// Receives a message: how many bytes, 0 when the other end is closed, and its descriptors.
+pub fn receive(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<(usize, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_MESSAGE_FDS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = loop {
+        let mut bytes = [IoSliceMut::new(bytes)];
+        match rustix::net::recvmsg(socket, &mut bytes, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Err(Errno::INTR) => {}
+            other => break other.map_err(|e| Error::new("recvmsg", show_fd(socket), e))?,
+        }
+    };
+    let mut fds = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            fds.extend(rights);
+        }
+    }
+    Ok((received.bytes, fds))
 }
 
 /// Reads what is there from a non-blocking descriptor: None when nothing is there now, 0 at the end.
@@ -174,13 +220,13 @@ mod tests {
         let event = Event::new().unwrap();
         let zero = Some(Duration::ZERO);
         assert_eq!(
-            poll_readable([Some(r.as_fd()), None, Some(event.fd())], zero).unwrap(),
+            poll_readable(&[Some(r.as_fd()), None, Some(event.fd())], zero).unwrap(),
             [false, false, false]
         );
         event.set();
         w.write_all(b"x").unwrap();
         assert_eq!(
-            poll_readable([Some(r.as_fd()), None, Some(event.fd())], zero).unwrap(),
+            poll_readable(&[Some(r.as_fd()), None, Some(event.fd())], zero).unwrap(),
             [true, false, true]
         );
         set_nonblocking(r.as_fd()).unwrap();

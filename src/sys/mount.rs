@@ -51,9 +51,12 @@ pub struct Fs {
 impl Fs {
     /// Starts one.
     pub fn open(kind: &'static str) -> Result<Fs> {
-        rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)
+        let fs = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)
             .map(|fd| Fs { fd, kind })
-            .map_err(|e| Error::new("fsopen", kind, e))
+            .map_err(|e| Error::new("fsopen", kind, e))?;
+        // What `mount` and `df` show in their first column.
+        fs.set("source", kind.as_bytes())?;
+        Ok(fs)
     }
 
     /// Sets an option to a value of bytes without NUL.

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, SeekFrom};
 use rustix::process::{Gid, Uid};
@@ -146,6 +147,20 @@ pub fn skip(fd: BorrowedFd<'_>, bytes: u64) -> Result<()> {
     fs::seek(fd, SeekFrom::Current(by))
         .map(drop)
         .map_err(|e| Error::new("lseek", format!("{}, {by}", show_fd(fd)), e))
+}
+
+/// Opens a path as a place to bind from (O_PATH), following symbolic links.
+pub fn open_path_follow(path: &Path) -> Result<OwnedFd> {
+    fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| Error::new("open", format!("{}, O_PATH", path.display()), e))
+}
+
+/// Opens an existing file for writing; a symbolic link is ELOOP.
+pub fn open_write(dir: BorrowedFd<'_>, name: &[u8]) -> Result<File> {
+    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    fs::openat(dir, OsStr::from_bytes(name), flags, Mode::empty())
+        .map(File::from)
+        .map_err(|e| Error::new("openat", format!("{}, O_WRONLY", show_at(dir, name)), e))
 }
 
 /// Opens a name as a place for a mount or a stat (O_PATH), not following it.

@@ -1,12 +1,10 @@
 //! Processes: starting them in new namespaces, waiting for them, becoming another program.
 
 use std::ffi::{CStr, CString};
-use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::cred::Namespaces;
 use super::{Errno, Error, Result, check, show_fd};
@@ -24,8 +22,6 @@ pub struct Spawn<'a> {
     pub fds: &'a [BorrowedFd<'a>],
     /// Namespaces to be made for it.
     pub namespaces: Namespaces,
-    /// The pid namespace that its own is made in: (that one, this process's own).
-    pub pid_namespace: Option<(BorrowedFd<'a>, BorrowedFd<'a>)>,
 }
 
 /// A started process. Dropping it neither kills nor reaps it.
@@ -73,27 +69,13 @@ pub fn spawn(spawn: &Spawn<'_>) -> Result<Child> {
         step: "",
     };
     let args = || format!("{}, {:?}", show_fd(spawn.program), spawn.namespaces);
-    if let Some((inner, _)) = spawn.pid_namespace {
-        set_child_pid_namespace(inner)?;
-    }
-    let started = clone_vfork(&mut launch, spawn.namespaces);
-    if let Some((_, own)) = spawn.pid_namespace {
-        // The namespace of this thread's next children; failing would only misplace those.
-        set_child_pid_namespace(own)?;
-    }
-    let child = started.map_err(|e| Error::new("clone", args(), e))?;
+    let child =
+        clone_vfork(&mut launch, spawn.namespaces).map_err(|e| Error::new("clone", args(), e))?;
     if launch.errno != 0 {
         let _ = child.wait();
         return Err(Error::new(launch.step, args(), Errno::from_raw_os_error(launch.errno)));
     }
     Ok(child)
-}
-
-/// Sets the pid namespace that this thread's children are born in. It belongs to the thread, not
-/// to the process; but a thread whose children go elsewhere cannot start threads.
-fn set_child_pid_namespace(namespace: BorrowedFd<'_>) -> Result<()> {
-    move_into_link_name_space(namespace, Some(LinkNameSpaceType::ProcessID))
-        .map_err(|e| Error::new("setns", show_fd(namespace), e))
 }
 
 fn clone_vfork(launch: &mut Launch, namespaces: Namespaces) -> std::result::Result<Child, Errno> {
@@ -311,6 +293,36 @@ pub fn close_from(first: i32) {
     }
 }
 
+/// Closes all descriptors but these, which get the numbers 0, 1, 2 and so on. For a forked process
+/// that will do one thing only.
+pub fn keep_only<const N: usize>(fds: [BorrowedFd<'_>; N]) -> Result<[OwnedFd; N]> {
+    let base = i32::try_from(N).map_err(|_| Error::new("dup2", N, Errno::MFILE))?;
+    let high: Vec<OwnedFd> = fds
+        .iter()
+        .map(|fd| {
+            rustix::io::fcntl_dupfd_cloexec(fd, base)
+                .map_err(|e| Error::new("fcntl F_DUPFD", show_fd(*fd), e))
+        })
+        .collect::<Result<_>>()?;
+    for (number, fd) in (0..).zip(&high) {
+        // SAFETY: takes integers. The numbers below N are owned by nobody who will use them again.
+        #[expect(unsafe_code, reason = "rustix dups to owned descriptors only")]
+        let kept = unsafe { libc::dup3(fd.as_raw_fd(), number, libc::O_CLOEXEC) };
+        check(kept, || ("dup3", show_fd(fd.as_fd())))?;
+    }
+    std::mem::forget(high);
+    close_from(base);
+    let mut number = -1;
+    Ok([(); N].map(|()| {
+        number += 1;
+        // SAFETY: 0 to N - 1 were just opened by the calls above.
+        #[expect(unsafe_code, reason = "descriptors by number")]
+        unsafe {
+            OwnedFd::from_raw_fd(number)
+        }
+    }))
+}
+
 /// Takes a descriptor that this process was started with. None when it is not open.
 pub fn inherited_fd(number: i32) -> Option<OwnedFd> {
     // SAFETY: F_GETFD takes an integer and tells whether the descriptor is open. By contract with
@@ -359,22 +371,17 @@ pub fn chdir(path: &CStr) -> Result<()> {
     rustix::process::chdir(path).map_err(|e| Error::new("chdir", format!("{path:?}"), e))
 }
 
+/// Changes the working directory to an open directory.
+pub fn chdir_fd(dir: BorrowedFd<'_>) -> Result<()> {
+    rustix::process::fchdir(dir).map_err(|e| Error::new("fchdir", show_fd(dir), e))
+}
+
 /// Gives the working directory as the kernel sees it; `(unreachable)...` when it lies outside of
 /// the root.
 pub fn getcwd() -> Result<Vec<u8>> {
     rustix::process::getcwd(Vec::new())
         .map(CString::into_bytes)
         .map_err(|e| Error::new("getcwd", "", e))
-}
-
-/// Opens the pid namespace of a process.
-pub fn pid_namespace_of(pid: i32) -> std::io::Result<File> {
-    File::open(format!("/proc/{pid}/ns/pid"))
-}
-
-/// Opens the pid namespace of this process.
-pub fn own_pid_namespace() -> std::io::Result<File> {
-    File::open("/proc/self/ns/pid")
 }
 
 /// Sends SIGKILL to a child by its id.
@@ -411,7 +418,6 @@ mod tests {
             env: &[c"A=b".to_owned(), c"PATH=/usr/bin:/bin".to_owned()],
             fds: &[null.as_fd(), writer.as_fd(), writer.as_fd()],
             namespaces: Namespaces::NONE,
-            pid_namespace: None,
         })
         .unwrap();
         drop(writer);
@@ -431,7 +437,6 @@ mod tests {
             env: &[],
             fds: &[],
             namespaces: Namespaces::NONE,
-            pid_namespace: None,
         })
         .unwrap_err();
         assert!(error.is(Errno::ACCESS), "{error}");
