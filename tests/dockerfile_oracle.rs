@@ -342,7 +342,7 @@ fn current() -> impl Strategy<Value = String> {
     prop_oneof![
         3 => common(),
         1 => (WORD, command()).prop_map(|(target, text)| {
-            format!("RUN --mount=type=cache,target={target} --network=none {text}")
+            format!("RUN --mount=type=cache,target=/m{target} --network=none {text}")
         }),
         1 => ("[A-Z]{1,3}", "([ a-z$#\"']{0,8}\n){0,3}").prop_map(|(name, body)| {
             format!("RUN <<{name}\n{body}{name}")
