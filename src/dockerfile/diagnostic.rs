@@ -164,6 +164,6 @@ mod tests {
                 }
             }
         }
-        assert_eq!(explain("E9999"), None);
+        assert_eq!(explain("no such code"), None);
     }
 }
