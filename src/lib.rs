@@ -23,7 +23,7 @@
 //! Pure means: no file system, no environment, no clock, no threads of its own, no sys.
 
 pub mod build;
-pub mod cli;
+//pub mod cli;
 pub mod context;
 pub mod dockerfile;
 pub mod graph;

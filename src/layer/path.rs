@@ -38,6 +38,12 @@ impl RootPath {
         RootPath(out)
     }
 
+    /// Takes bytes that are clean already: those of a Toc, or of another RootPath.
+    pub(crate) fn from_clean(bytes: &[u8]) -> RootPath {
+        debug_assert_eq!(RootPath::clean(bytes).0, bytes, "not a clean path");
+        RootPath(bytes.to_vec())
+    }
+
     /// Appends `path`, lexically clean, below this one.
     pub fn join(&self, path: &[u8]) -> RootPath {
         let mut joined = self.0.clone();

@@ -1,0 +1,1 @@
+//! `USER` → uid, gid, groups, HOME.
