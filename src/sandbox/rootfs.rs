@@ -55,6 +55,14 @@ fn overlay_root(spec: &RunSpec) -> Result<OwnedFd> {
         mount::attach(root.as_fd(), upper.as_fd()).map_err(doing("attaching the root"))?;
         return Ok(root);
     }
+    // The root directory that a RUN sees is the upper one: it gets the looks of the one below.
+    if let Some(top) = spec.lowers.last() {
+        let fail = doing("preparing the root directory");
+        let looks = dir::stat_follow(top).map_err(&fail)?;
+        node::chown_fd(upper.as_fd(), looks.uid, looks.gid).map_err(&fail)?;
+        node::chmod_fd(upper.as_fd(), looks.mode).map_err(&fail)?;
+        dir::futimens(upper.as_fd(), looks.mtime_sec, looks.mtime_nsec).map_err(&fail)?;
+    }
     let writable = Some((spec.upper.as_path(), spec.work.as_path()));
     match overlay(&spec.lowers, writable) {
         Ok(root) => {

@@ -65,6 +65,20 @@ pub fn whiteout(dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
         .map_err(|e| Error::new("mknodat", format!("{}, S_IFCHR, 0:0", show_at(dir, name)), e))
 }
 
+/// Makes a device node, which takes CAP_MKNOD in the initial user namespace.
+pub fn mknod_device(
+    dir: BorrowedFd<'_>,
+    name: &[u8],
+    block: bool,
+    (major, minor): (u32, u32),
+) -> Result<()> {
+    let kind = if block { FileType::BlockDevice } else { FileType::CharacterDevice };
+    let mode = Mode::RUSR | Mode::WUSR;
+    fs::mknodat(dir, OsStr::from_bytes(name), kind, mode, fs::makedev(major, minor)).map_err(|e| {
+        Error::new("mknodat", format!("{}, {kind:?}, {major}:{minor}", show_at(dir, name)), e)
+    })
+}
+
 /// Removes a name that is not a directory.
 pub fn unlink(dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
     fs::unlinkat(dir, OsStr::from_bytes(name), AtFlags::empty())

@@ -397,6 +397,7 @@ pub fn kill(pid: i32) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::io::Read;
 
     use super::super::mem;
