@@ -194,7 +194,8 @@ impl Ask<'_> {
             .ok_or_else(|| protocol("the token server's answer has no token"))?;
         let life = answer.expires_in.map_or(DEFAULT_LIFE, Duration::from_secs);
         // Some servers say 0 or little; a token that is fresh is good for the request at hand.
-        let life = life.saturating_sub(MARGIN).clamp(Duration::from_secs(5), Duration::from_secs(86_400));
+        let life =
+            life.saturating_sub(MARGIN).clamp(Duration::from_secs(5), Duration::from_secs(86_400));
         Ok(Token { value, end: Instant::now() + life })
     }
 
@@ -230,7 +231,9 @@ fn realm_url(realm: &str, base: &Url, http: &Http) -> Result<Url> {
     let url = base
         .join(realm)
         .map_err(|reason| protocol(format!("the URL of its token server is unusable: {reason}")))?;
-    if url.scheme == Scheme::Http && base.scheme == Scheme::Https && !http.is_insecure(&url.authority)
+    if url.scheme == Scheme::Http
+        && base.scheme == Scheme::Https
+        && !http.is_insecure(&url.authority)
     {
         return Err(protocol(format!("its token server {url} is not https")));
     }

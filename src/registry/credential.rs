@@ -341,7 +341,11 @@ mod tests {
     fn keys_are_matched_from_the_most_specific() {
         let json = format!(
             r#"{{"auths":{{"quay.io":{},"quay.io/team":{},"quay.io/team/app":{},"https://index.docker.io/v1/":{},"http://reg.io:5000/v2/":{},"empty.io":{{}}}}}}"#,
-            auth("a:1"), auth("b:2"), auth("c:x:y"), auth("hub:3"), auth("<token>:tok"),
+            auth("a:1"),
+            auth("b:2"),
+            auth("c:x:y"),
+            auth("hub:3"),
+            auth("<token>:tok"),
         );
         let user = |reference: &str| match find(vec![inline(&json)], reference) {
             Some(Credential::Basic { username, password }) => {

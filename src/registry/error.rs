@@ -15,7 +15,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The network is needed and forbidden.
-    #[error("{what} is not here, and --offline forbids to fetch it; pull it while online or give it as oci:DIR")]
+    #[error(
+        "{what} is not here, and --offline forbids to fetch it; pull it while online or give it as oci:DIR"
+    )]
     Offline {
         /// The image or blob that is missing.
         what: String,

@@ -124,9 +124,8 @@ impl Client {
             (None, None) => crate::oci::reference::DEFAULT_TAG.to_owned(),
         };
         let path = format!("{}/manifests/{name}", reference.repository);
-        let make = |base: &Url| {
-            Request::new(method, api(base, &path)).header("accept", ACCEPT.join(", "))
-        };
+        let make =
+            |base: &Url| Request::new(method, api(base, &path)).header("accept", ACCEPT.join(", "));
         let response = self.call(reference, Access::Pull, &[], &make, &mut Payload::None)?;
         temporary_as_error(response)
     }

@@ -8,12 +8,12 @@
 
 use std::io::{self, Read};
 
+use super::Client;
 use super::auth::Access;
 use super::error::{Error, Result};
 use super::http::{Method, Payload, Request, Response};
 use super::pull::{api, temporary_as_error};
 use super::url::{Scheme, Url};
-use super::Client;
 use crate::oci::{Descriptor, Digest, Reference};
 
 /// How a blob came to be in the repository.
@@ -94,7 +94,7 @@ impl Client {
                 // The registry forgot the session.
                 Err(Error::Status { status: 404 | 416, .. }) if lost < 2 => lost += 1,
                 Err(Error::Status { status: 401 | 403, errors, .. }) => {
-                    let found = self.inner.options.credentials.find(repository)?;
+                    let found = self.inner.credentials.find(repository)?;
                     let anonymous = found.is_none();
                     return Err(Error::Denied { what: repository.name(), anonymous, errors });
                 }
@@ -182,13 +182,12 @@ impl Client {
     /// Gives where an upload goes on.
     fn place(&self, response: &Response) -> Result<Url> {
         let protocol = |reason: String| Error::Protocol { url: response.url.to_string(), reason };
-        let location = response
-            .header("location")
-            .ok_or_else(|| protocol("the answer to the start of an upload has no Location".into()))?;
-        let mut url = response
-            .url
-            .join(location)
-            .map_err(|reason| protocol(format!("the Location of an upload is unusable: {reason}")))?;
+        let location = response.header("location").ok_or_else(|| {
+            protocol("the answer to the start of an upload has no Location".into())
+        })?;
+        let mut url = response.url.join(location).map_err(|reason| {
+            protocol(format!("the Location of an upload is unusable: {reason}"))
+        })?;
         if response.url.scheme == Scheme::Https && url.scheme == Scheme::Http {
             // A registry behind a proxy that ends TLS often names itself with http. Its own name is
             // good; another one is not.
@@ -198,7 +197,8 @@ impl Client {
             url.scheme = Scheme::Https;
             url.authority = response.url.authority.clone();
         }
-        if super::url::is_loopback(&url.authority) && !super::url::is_loopback(&response.url.authority)
+        if super::url::is_loopback(&url.authority)
+            && !super::url::is_loopback(&response.url.authority)
         {
             return Err(protocol(format!("it wants uploads on this machine, at {url}")));
         }
@@ -219,7 +219,8 @@ impl Client {
         let mut content = Counted { inner: content, count: 0, error: None };
         let url = session.place.with_query("digest", &descriptor.digest.to_string());
         let make = |_: &Url| {
-            Request::new(Method::Put, url.clone()).header("content-type", "application/octet-stream")
+            Request::new(Method::Put, url.clone())
+                .header("content-type", "application/octet-stream")
         };
         let payload = &mut Payload::Stream(&mut content, descriptor.size);
         let response = self.call(repository, Access::Push, &[], &make, payload);

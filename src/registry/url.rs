@@ -113,7 +113,10 @@ impl Url {
     /// Tells whether both lead to the same server, as far as credentials are concerned.
     pub(super) fn same_origin(&self, other: &Url) -> bool {
         let authority = |url: &Url| {
-            url.authority.strip_suffix(url.scheme.default_port()).unwrap_or(&url.authority).to_owned()
+            url.authority
+                .strip_suffix(url.scheme.default_port())
+                .unwrap_or(&url.authority)
+                .to_owned()
         };
         self.scheme == other.scheme && authority(self) == authority(other)
     }
@@ -187,7 +190,10 @@ mod tests {
     fn locations_are_resolved() {
         let base = Url::parse("https://reg.io/v2/a/blobs/uploads/?x=1").unwrap();
         let table = [
-            ("/v2/a/blobs/uploads/9?_state=A%3D", "https://reg.io/v2/a/blobs/uploads/9?_state=A%3D"),
+            (
+                "/v2/a/blobs/uploads/9?_state=A%3D",
+                "https://reg.io/v2/a/blobs/uploads/9?_state=A%3D",
+            ),
             ("9", "https://reg.io/v2/a/blobs/uploads/9"),
             ("?s=1", "https://reg.io/v2/a/blobs/uploads/?s=1"),
             ("https://CDN.io:8443/b?sig=1#frag", "https://cdn.io:8443/b?sig=1"),
@@ -198,8 +204,14 @@ mod tests {
         for (location, want) in table {
             assert_eq!(base.join(location).unwrap().to_full(), want, "{location}");
         }
-        for bad in ["file:///etc/passwd", "https://", "https://u:p@host/", "https://a b/", "/a b", "ftp://x/"]
-        {
+        for bad in [
+            "file:///etc/passwd",
+            "https://",
+            "https://u:p@host/",
+            "https://a b/",
+            "/a b",
+            "ftp://x/",
+        ] {
             assert!(base.join(bad).is_err(), "{bad}");
         }
     }
