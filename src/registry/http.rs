@@ -77,6 +77,8 @@ pub(super) struct Response {
 #[derive(Debug)]
 pub(super) struct Http {
     options: Arc<Options>,
+    /// Certificate authorities beyond the system's.
+    extra_certs: Vec<Certificate<'static>>,
     verified: OnceLock<Agent>,
     unverified: OnceLock<Agent>,
     /// The scheme of loopback and insecure registries, once found out.
@@ -84,13 +86,15 @@ pub(super) struct Http {
 }
 
 impl Http {
-    pub(super) fn new(options: Arc<Options>) -> Http {
-        Http {
+    pub(super) fn new(options: Arc<Options>) -> Result<Http> {
+        let extra_certs = parse_certs(&options.tls_ca)?;
+        Ok(Http {
             options,
+            extra_certs,
             verified: OnceLock::new(),
             unverified: OnceLock::new(),
             schemes: Mutex::default(),
-        }
+        })
     }
 
     /// Gives the root of a registry's API.
@@ -220,7 +224,7 @@ impl Http {
             builder = builder.header("authorization", value);
         }
         let has_body = matches!(request.method, Method::Post | Method::Put);
-        let agent = self.agent(url)?;
+        let agent = self.agent(url);
         let bad = |error: http::Error| failed(ureq::Error::Http(error));
         let response = match payload {
             _ if !has_body => agent.run(builder.body(()).map_err(bad)?),
@@ -242,11 +246,11 @@ impl Http {
         })
     }
 
-    fn agent(&self, url: &Url) -> Result<&Agent> {
+    fn agent(&self, url: &Url) -> &Agent {
         let insecure = self.is_insecure(&url.authority);
         let cell = if insecure { &self.unverified } else { &self.verified };
         if let Some(agent) = cell.get() {
-            return Ok(agent);
+            return agent;
         }
         let options = &self.options;
         let mut config = Agent::config_builder()
@@ -265,13 +269,13 @@ impl Http {
         if insecure {
             tls = tls.disable_verification(true);
         } else {
-            tls = tls.root_certs(root_certs(options)?);
+            tls = tls.root_certs(root_certs(&self.extra_certs));
         }
         config = config.tls_config(tls.build());
         if !options.proxy || is_loopback(&url.authority) {
             config = config.proxy(None);
         }
-        Ok(cell.get_or_init(|| config.build().new_agent()))
+        cell.get_or_init(|| config.build().new_agent())
     }
 
     /// Calls `attempt` until it works, fails for good, or has failed too often.
@@ -412,16 +416,10 @@ fn is_refused(error: &Error) -> bool {
     matches!(error, Error::Connection { source, .. } if source.kind() == io::ErrorKind::ConnectionRefused)
 }
 
-/// The system's certificates and those given. A machine without any (an empty container) gets
-/// Mozilla's, which are compiled in.
-fn root_certs(options: &Options) -> Result<RootCerts> {
-    let mut certs: Vec<Certificate<'static>> = rustls_native_certs::load_native_certs()
-        .certs
-        .into_iter()
-        .map(|cert| Certificate::from_der(&cert).to_owned())
-        .collect();
-    let native = certs.len();
-    for (index, pem) in options.tls_ca.iter().enumerate() {
+/// Reads certificates from PEM.
+fn parse_certs(pems: &[Vec<u8>]) -> Result<Vec<Certificate<'static>>> {
+    let mut certs = Vec::new();
+    for (index, pem) in pems.iter().enumerate() {
         let error = |reason: String| Error::Certificate { index, reason };
         let before = certs.len();
         for item in ureq::tls::parse_pem(pem) {
@@ -433,10 +431,22 @@ fn root_certs(options: &Options) -> Result<RootCerts> {
             return Err(error("it holds no certificate".to_owned()));
         }
     }
-    if native == 0 && options.tls_ca.is_empty() {
-        return Ok(RootCerts::WebPki);
+    Ok(certs)
+}
+
+/// The system's certificates and those given. A machine without any (an empty container) gets
+/// Mozilla's, which are compiled in.
+fn root_certs(extra: &[Certificate<'static>]) -> RootCerts {
+    let mut certs: Vec<Certificate<'static>> = rustls_native_certs::load_native_certs()
+        .certs
+        .into_iter()
+        .map(|cert| Certificate::from_der(&cert).to_owned())
+        .collect();
+    if certs.is_empty() && extra.is_empty() {
+        return RootCerts::WebPki;
     }
-    Ok(RootCerts::new_with_certs(&certs))
+    certs.extend_from_slice(extra);
+    RootCerts::new_with_certs(&certs)
 }
 
 /// Doubles from attempt to attempt, and takes a random part off so that many builds that failed

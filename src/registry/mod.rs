@@ -35,6 +35,7 @@ pub(crate) mod fake;
 #[cfg(test)]
 mod tests;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,8 +57,11 @@ pub struct Options {
     pub insecure: Vec<String>,
     /// More certificate authorities, as PEM.
     pub tls_ca: Vec<Vec<u8>>,
-    /// Names and passwords.
-    pub credentials: Credentials,
+    /// Files with names and passwords, in the format of Docker's config.json and Podman's auth.json;
+    /// the first that knows a registry wins.
+    pub auth_files: Vec<PathBuf>,
+    /// More names and passwords, which go before the files.
+    pub credentials: Vec<CredentialSource>,
     /// What to call ourselves.
     pub user_agent: String,
     /// Forbids every connection.
@@ -88,7 +92,8 @@ impl Default for Options {
         Options {
             insecure: Vec::new(),
             tls_ca: Vec::new(),
-            credentials: Credentials::default(),
+            auth_files: Vec::new(),
+            credentials: Vec::new(),
             user_agent: concat!("lapstrake/", env!("CARGO_PKG_VERSION")).to_owned(),
             offline: false,
             proxy: true,
@@ -112,16 +117,21 @@ pub struct Client {
 #[derive(Debug)]
 struct Inner {
     options: Arc<Options>,
+    credentials: Credentials,
     http: Http,
     auth: Auth,
 }
 
 impl Client {
-    /// Makes a client. Nothing is read and nobody is asked yet.
-    pub fn new(options: Options) -> Client {
+    /// Makes a client. Nobody is asked yet, and credential files are read when one is needed; but
+    /// certificates that cannot be used are told now.
+    pub fn new(mut options: Options) -> Result<Client> {
+        let mut sources = std::mem::take(&mut options.credentials);
+        sources.extend(options.auth_files.iter().cloned().map(CredentialSource::File));
+        let credentials = Credentials::new(sources);
         let options = Arc::new(options);
-        let http = Http::new(Arc::clone(&options));
-        Client { inner: Arc::new(Inner { options, http, auth: Auth::default() }) }
+        let http = Http::new(Arc::clone(&options))?;
+        Ok(Client { inner: Arc::new(Inner { options, credentials, http, auth: Auth::default() }) })
     }
 
     /// Tells whether connections are forbidden.
@@ -138,7 +148,7 @@ impl Client {
         make: &dyn Fn(&url::Url) -> Request,
         payload: &mut Payload<'_>,
     ) -> Result<Response> {
-        let Inner { options, http, auth } = &*self.inner;
+        let Inner { credentials, http, auth, .. } = &*self.inner;
         let what = repository.to_string();
         let base = http.base(&repository.registry, &what)?;
         let mut answered = false;
@@ -147,7 +157,7 @@ impl Client {
             // A signed upload URL on another host must not get the registry's credentials.
             if request.url.same_origin(&base) {
                 request.authorization =
-                    auth.header(http, &options.credentials, &base, repository, access, scopes)?;
+                    auth.header(http, credentials, &base, repository, access, scopes)?;
             }
             let response = http.exchange(&request, payload, &what)?;
             if response.status != 401 {
@@ -171,7 +181,7 @@ impl Client {
                 Error::NotFound { what: what.to_owned(), errors }
             }
             Error::Status { status: 401 | 403, errors, .. } => {
-                let found = self.inner.options.credentials.find(repository);
+                let found = self.inner.credentials.find(repository);
                 Error::Denied {
                     what: repository.name(),
                     anonymous: !matches!(found, Ok(Some(_))),

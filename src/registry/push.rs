@@ -94,7 +94,7 @@ impl Client {
                 // The registry forgot the session.
                 Err(Error::Status { status: 404 | 416, .. }) if lost < 2 => lost += 1,
                 Err(Error::Status { status: 401 | 403, errors, .. }) => {
-                    let found = self.inner.options.credentials.find(repository)?;
+                    let found = self.inner.credentials.find(repository)?;
                     let anonymous = found.is_none();
                     return Err(Error::Denied { what: repository.name(), anonymous, errors });
                 }
