@@ -12,7 +12,8 @@
 
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use super::ignore::{Carry, IgnoreRules};
 use super::print::Print;
@@ -77,17 +78,24 @@ struct Slot {
 struct Task {
     index: u32,
     path: Vec<u8>,
+    /// The directory above, kept open for its subdirectories: opening one by name is half the price
+    /// of opening it by path. None at the top and below [`DEEPEST`].
+    parent: Option<Arc<OwnedFd>>,
+    depth: usize,
     carry: Carry,
     excluded: bool,
 }
+
+/// Down to which depth directories are kept open: at most so many descriptors a thread.
+const DEEPEST: usize = 128;
 
 /// What the threads share.
 struct Queue {
     tasks: Vec<Task>,
     /// Threads that are listing, and so may add tasks.
     busy: usize,
-    /// Directories that have a number.
-    dirs: u32,
+    /// Threads that wait for tasks.
+    idle: usize,
     failed: bool,
 }
 
@@ -97,6 +105,8 @@ struct Shared<'a> {
     racy_from: (i64, u32),
     queue: Mutex<Queue>,
     more: Condvar,
+    /// Directories that have a number.
+    dirs: AtomicU32,
 }
 
 /// What one thread has found.
@@ -115,13 +125,21 @@ pub(super) fn walk(
     racy_from: (i64, u32),
     threads: usize,
 ) -> Result<Forest> {
-    let top = Task { index: 0, path: Vec::new(), carry: Carry::default(), excluded: false };
+    let top = Task {
+        index: 0,
+        path: Vec::new(),
+        parent: None,
+        depth: 0,
+        carry: Carry::default(),
+        excluded: false,
+    };
     let shared = Shared {
         root,
         rules,
         racy_from,
-        queue: Mutex::new(Queue { tasks: vec![top], busy: 0, dirs: 1, failed: false }),
+        queue: Mutex::new(Queue { tasks: vec![top], busy: 0, idle: 0, failed: false }),
         more: Condvar::new(),
+        dirs: AtomicU32::new(1),
     };
     let harvests: Vec<Result<Harvest>> = std::thread::scope(|scope| {
         let others: Vec<_> = (1..threads.max(1)).map(|_| scope.spawn(|| work(&shared))).collect();
@@ -131,8 +149,8 @@ pub(super) fn walk(
         }
         harvests
     });
-    let dirs = shared.queue.into_inner().unwrap_or_else(PoisonError::into_inner).dirs;
-    let mut forest = Forest { dirs: vec![Slot::default(); dirs as usize], ..Forest::default() };
+    let dirs = shared.dirs.into_inner() as usize;
+    let mut forest = Forest { dirs: vec![Slot::default(); dirs], ..Forest::default() };
     for (thread, harvest) in harvests.into_iter().enumerate() {
         let harvest = harvest?;
         for (index, slot) in harvest.slots {
@@ -148,34 +166,35 @@ pub(super) fn walk(
 fn work(shared: &Shared<'_>) -> Result<Harvest> {
     let mut harvest = Harvest::default();
     let mut children: Vec<Task> = Vec::new();
+    let mut queue = lock(&shared.queue);
     loop {
-        let mut queue = lock(&shared.queue);
-        let task = loop {
-            if queue.failed {
-                return Ok(harvest);
-            }
-            if let Some(task) = queue.tasks.pop() {
-                queue.busy += 1;
-                break task;
-            }
-            if queue.busy == 0 {
-                return Ok(harvest);
-            }
+        if queue.failed || (queue.tasks.is_empty() && queue.busy == 0) {
+            drop(queue);
+            shared.more.notify_all();
+            return Ok(harvest);
+        }
+        let Some(task) = queue.tasks.pop() else {
+            queue.idle += 1;
             queue = shared.more.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue.idle -= 1;
+            continue;
         };
+        queue.busy += 1;
         drop(queue);
         let listed = list(shared, &task, &mut harvest, &mut children);
-        let mut queue = lock(&shared.queue);
+        queue = lock(&shared.queue);
         queue.busy -= 1;
         queue.failed |= listed.is_err();
-        let news = !children.is_empty() || queue.failed || queue.busy == 0;
         // Last first, so that the stack gives them in order and chunks fill in path order.
         queue.tasks.extend(children.drain(..).rev());
-        drop(queue);
-        if news {
+        if queue.idle > 0 && queue.tasks.len() > 1 {
             shared.more.notify_all();
         }
-        listed?;
+        if let Err(error) = listed {
+            drop(queue);
+            shared.more.notify_all();
+            return Err(error);
+        }
     }
 }
 
@@ -193,8 +212,15 @@ fn list(
         Errno::ACCESS => task.excluded,
         _ => false,
     };
-    let dir = match open_dir(shared.root, &task.path) {
-        Ok(dir) => dir,
+    let opened = match &task.parent {
+        Some(parent) => {
+            let cut = task.path.iter().rposition(|&b| b == b'/').map_or(0, |slash| slash + 1);
+            dir::open_dir_at(parent.as_fd(), &task.path[cut..])
+        }
+        None => open_dir(shared.root, &task.path),
+    };
+    let dir = match opened {
+        Ok(dir) => Arc::new(dir),
         Err(error) if skip(error.errno) => {
             harvest.begin(task.index);
             return Ok(());
@@ -251,13 +277,12 @@ fn list(
         }
         let mut child = None;
         if let Verdict::Enter { excluded, carry } = verdict {
-            // Numbers are given under the lock; one lock a directory is nothing beside its statx.
-            let mut queue = lock(&shared.queue);
-            let index = queue.dirs;
-            queue.dirs += 1;
-            drop(queue);
+            let index = shared.dirs.fetch_add(1, Ordering::Relaxed);
             child = Some((index, excluded));
-            children.push(Task { index, path: path.clone(), carry, excluded });
+            let depth = task.depth + 1;
+            let parent = (depth < DEEPEST).then(|| Arc::clone(&dir));
+            let path = path.clone();
+            children.push(Task { index, path, parent, depth, carry, excluded });
         }
         harvest.push(name, &target, &stat, child, is_racy(&stat, shared.racy_from));
     }
