@@ -445,7 +445,9 @@ impl<'a> Conductor<'a> {
                     board = changed.wait(board).unwrap_or_else(std::sync::PoisonError::into_inner);
                 }
             };
+            let alarm = Alarm { board, changed };
             let result = self.step(id);
+            drop(alarm);
             let mut board = lock(board);
             match result {
                 Ok(outcome) => {
@@ -545,6 +547,23 @@ impl<'a> Conductor<'a> {
                 .map_err(|error| Failure::of(Kind::Store, "cannot record a step", &error))?;
         }
         Ok((below.with_layer(layer, created), false))
+    }
+}
+
+/// Wakes the other workers when one dies, so that nobody waits for what it was making.
+struct Alarm<'b> {
+    board: &'b Mutex<Board>,
+    changed: &'b Condvar,
+}
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            lock(self.board).failure.get_or_insert_with(|| {
+                Failure::new(Kind::Store, "a worker thread died; please report this")
+            });
+            self.changed.notify_all();
+        }
     }
 }
 

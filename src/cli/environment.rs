@@ -6,7 +6,7 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::registry::{Client, CredentialSource, Credentials};
+use crate::registry::{Client, CredentialSource};
 use crate::sandbox::{self, Arch, Cancel, Emulator, Isolation};
 use crate::store::Store;
 
@@ -142,11 +142,13 @@ impl Environment {
         let options = crate::registry::Options {
             insecure: args.insecure_registry.clone(),
             tls_ca,
-            credentials: Credentials::new(sources),
+            credentials: sources,
             offline,
             ..crate::registry::Options::default()
         };
-        Ok(Arc::new(Client::new(options)))
+        Client::new(options)
+            .map(Arc::new)
+            .map_err(|error| Report::of(Exit::Usage, "cannot set up the registry client", &error))
     }
 
     /// Says what the sandbox needs to know of this user.
