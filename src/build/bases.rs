@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::graph::{BaseImage, ResolveError, ResolveExit, Resolved, Resolver};
-use crate::oci::{Descriptor, Digest, ImageConfig, Index, Manifest, Platform, Reference, media_type};
+use crate::oci::{
+    Descriptor, Digest, ImageConfig, Index, Manifest, Platform, Reference, media_type,
+};
 use crate::registry::Client;
 use crate::store::Store;
 use crate::transport::{self, ImageName, Source};
@@ -316,7 +318,9 @@ impl Resolver for Bases<'_> {
             NamedSource::Image(name) if name == "docker-image://scratch" => {
                 Ok(Some(Resolved::Scratch))
             }
-            NamedSource::Image(name) => self.resolve(&name, platform).map(Resolved::Image).map(Some),
+            NamedSource::Image(name) => {
+                self.resolve(&name, platform).map(Resolved::Image).map(Some)
+            }
         }
     }
 

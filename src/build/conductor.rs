@@ -74,8 +74,10 @@ struct Board {
 
 /// One build under way.
 pub struct Conductor<'a> {
-    pub(super) build: &'a Build<'a>,
-    pub(super) graph: &'a Graph,
+    /// The build.
+    pub build: &'a Build<'a>,
+    /// Its graph.
+    pub graph: &'a Graph,
     pub(super) layers: Layers<'a>,
     outcomes: Vec<Mutex<Option<Outcome>>>,
     /// Identity of what each node makes, known before it runs.
@@ -102,12 +104,21 @@ impl<'a> Conductor<'a> {
         for id in 0..self.graph.nodes.len() {
             self.look_up(id)?;
         }
-        let needed = self.needed();
-        self.announce(&needed);
+        let mut needed = self.needed();
         if self.wants_session(&needed, forms) {
+            let assumed = self.build.store.id_map();
             let session = self.build.enter_session(self.graph, &needed, |id| self.is_done(id))?;
             self.layers.set_session(session);
+            if self.build.store.id_map() != assumed {
+                // Directories that were made with another id map are of no use: look again.
+                for id in 0..self.graph.nodes.len() {
+                    *lock(&self.outcomes[id]) = None;
+                    self.look_up(id)?;
+                }
+                needed = self.needed();
+            }
         }
+        self.announce(&needed);
         self.execute(&needed, forms)
     }
 
@@ -239,13 +250,14 @@ impl<'a> Conductor<'a> {
             match self.graph.nodes[id].op {
                 Op::Run(_) => true,
                 Op::Copy(_) | Op::Workdir { .. } => {
-                    of_runs(id)
-                        || self.graph.nodes[id].inputs.iter().any(|&input| of_runs(input))
+                    of_runs(id) || self.graph.nodes[id].inputs.iter().any(|&input| of_runs(input))
                 }
                 _ => false,
             }
         });
-        runs || self.unpacked_runs(needed, forms) || (self.build.wants_roots && needed.iter().enumerate().any(|(id, needed)| *needed && of_runs(id)))
+        runs || self.unpacked_runs(needed, forms)
+            || (self.build.wants_roots
+                && needed.iter().enumerate().any(|(id, needed)| *needed && of_runs(id)))
     }
 
     /// Says whether a RUN's layer is there as a directory but not in a form that an output wants.
@@ -253,9 +265,12 @@ impl<'a> Conductor<'a> {
         self.graph.nodes.iter().enumerate().any(|(id, node)| {
             needed[id]
                 && matches!(node.op, Op::Run(_))
-                && self.outcome(Some(id)).and_then(|outcome| outcome.layers.last().cloned()).is_some_and(
-                    |layer| forms.iter().any(|form| !self.layers.has_blob(&layer, *form)),
-                )
+                && self
+                    .outcome(Some(id))
+                    .and_then(|outcome| outcome.layers.last().cloned())
+                    .is_some_and(|layer| {
+                        forms.iter().any(|form| !self.layers.has_blob(&layer, *form))
+                    })
         })
     }
 
@@ -298,19 +313,9 @@ impl<'a> Conductor<'a> {
         let changed = Condvar::new();
         let (pack, packs) = mpsc::channel::<LayerId>();
         let nothing_to_do = left == 0;
-        let send = |id: NodeId| {
-            if in_output[id]
-                && let Some(layer) =
-                    self.outcome(Some(id)).and_then(|outcome| outcome.layers.last().cloned())
-            {
-                // The packer only goes away after the senders, or when it failed: then the
-                // failure is on the board.
-                let _ = pack.send(layer);
-            }
-        };
         for id in (0..count).filter(|&id| needed[id] && self.is_done(id)) {
             if !matches!(self.graph.nodes[id].op, Op::Image { .. }) {
-                send(id);
+                self.send_to_packer(id, &in_output, &pack);
             }
         }
         if nothing_to_do {
@@ -330,9 +335,9 @@ impl<'a> Conductor<'a> {
             });
             let handles: Vec<_> = (0..workers)
                 .map(|_| {
-                    let send = &send;
                     let (board, changed, users) = (&board, &changed, &users);
-                    scope.spawn(move || self.work(board, changed, users, send))
+                    let (in_output, pack) = (&in_output, pack.clone());
+                    scope.spawn(move || self.work(board, changed, users, in_output, &pack))
                 })
                 .collect();
             for handle in handles {
@@ -352,6 +357,18 @@ impl<'a> Conductor<'a> {
                 None => packed,
             }
         })
+    }
+
+    /// Has a node's layer packed when it is in an output.
+    fn send_to_packer(&self, id: NodeId, in_output: &[bool], pack: &mpsc::Sender<LayerId>) {
+        if in_output[id]
+            && let Some(layer) =
+                self.outcome(Some(id)).and_then(|outcome| outcome.layers.last().cloned())
+        {
+            // The packer goes away before its senders only when it failed, and then its failure
+            // is on the board.
+            let _ = pack.send(layer);
+        }
     }
 
     /// Says whether a node that must run stands on this one or reads it.
@@ -411,7 +428,8 @@ impl<'a> Conductor<'a> {
         board: &Mutex<Board>,
         changed: &Condvar,
         users: &[Vec<NodeId>],
-        send: &dyn Fn(NodeId),
+        in_output: &[bool],
+        pack: &mpsc::Sender<LayerId>,
     ) {
         loop {
             let id = {
@@ -424,11 +442,12 @@ impl<'a> Conductor<'a> {
                         board.status[id] = Status::Running;
                         break id;
                     }
-                    board =
-                        changed.wait(board).unwrap_or_else(std::sync::PoisonError::into_inner);
+                    board = changed.wait(board).unwrap_or_else(std::sync::PoisonError::into_inner);
                 }
             };
+            let alarm = Alarm { board, changed };
             let result = self.step(id);
+            drop(alarm);
             let mut board = lock(board);
             match result {
                 Ok(outcome) => {
@@ -445,7 +464,7 @@ impl<'a> Conductor<'a> {
                     }
                     changed.notify_all();
                     drop(board);
-                    send(id);
+                    self.send_to_packer(id, in_output, pack);
                 }
                 Err(failure) => {
                     board.failure.get_or_insert(failure);
@@ -519,7 +538,8 @@ impl<'a> Conductor<'a> {
             Op::Image { .. } | Op::Local { .. } => unreachable!("handled above"),
         };
         if let Some(key) = early {
-            let record = StepRecord { layer: Some(layer.clone()), created, ..StepRecord::default() };
+            let record =
+                StepRecord { layer: Some(layer.clone()), created, ..StepRecord::default() };
             self.build
                 .store
                 .steps()
@@ -527,6 +547,23 @@ impl<'a> Conductor<'a> {
                 .map_err(|error| Failure::of(Kind::Store, "cannot record a step", &error))?;
         }
         Ok((below.with_layer(layer, created), false))
+    }
+}
+
+/// Wakes the other workers when one dies, so that nobody waits for what it was making.
+struct Alarm<'b> {
+    board: &'b Mutex<Board>,
+    changed: &'b Condvar,
+}
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            lock(self.board).failure.get_or_insert_with(|| {
+                Failure::new(Kind::Store, "a worker thread died; please report this")
+            });
+            self.changed.notify_all();
+        }
     }
 }
 

@@ -194,8 +194,7 @@ impl<'a> Planner<'a> {
         dest: &str,
         include: Option<&IgnoreRules>,
     ) -> Result<(), Error> {
-        let followed =
-            source.resolve(path, true).map_err(|_| Error::Loop(path.clone()))?;
+        let followed = source.resolve(path, true).map_err(|_| Error::Loop(path.clone()))?;
         let is_dir = match source.lookup(&followed) {
             Some(found) => matches!(found.entry.kind, KindRef::Dir),
             None if followed.is_root() => true,
@@ -284,8 +283,8 @@ impl<'a> Planner<'a> {
 
     fn dir_mode(&self) -> u32 {
         match &self.options.chmod {
-            Some(spec) => spec.octal().unwrap_or(0o755),
-            None => 0o755,
+            Some(ChmodSpec::Octal(mode)) => *mode,
+            Some(ChmodSpec::Symbolic(_)) | None => 0o755,
         }
     }
 
@@ -318,11 +317,8 @@ impl<'a> Planner<'a> {
         // What stands before the last slash must be a directory; `.` at the end counts as one.
         let dest = dest.strip_suffix("/.").map_or(dest.to_owned(), |dir| format!("{dir}/"));
         let clean = RootPath::clean(dest.as_bytes());
-        let ensure = if dest.ends_with('/') {
-            clean.clone()
-        } else {
-            clean.parent().unwrap_or_default()
-        };
+        let ensure =
+            if dest.ends_with('/') { clean.clone() } else { clean.parent().unwrap_or_default() };
         let ensure = self.resolve(&ensure)?;
         let mut made: HashSet<RootPath> = HashSet::new();
         self.missing_dirs_into(&ensure, mode, owner, &mut builder, &mut made)?;
@@ -343,10 +339,7 @@ impl<'a> Planner<'a> {
 
     fn is_dir(&self, path: &RootPath) -> bool {
         path.is_root()
-            || self
-                .work
-                .lookup(path)
-                .is_some_and(|found| matches!(found.entry.kind, KindRef::Dir))
+            || self.work.lookup(path).is_some_and(|found| matches!(found.entry.kind, KindRef::Dir))
     }
 
     fn missing_dirs(
@@ -443,9 +436,7 @@ pub fn expand(source: &Tree, pattern: &str) -> Result<Vec<RootPath>, Error> {
         let mut next = Vec::new();
         for dir in &level {
             let descend = dir.is_root()
-                || source
-                    .lookup(dir)
-                    .is_some_and(|found| matches!(found.entry.kind, KindRef::Dir));
+                || source.lookup(dir).is_some_and(|found| matches!(found.entry.kind, KindRef::Dir));
             if !descend {
                 continue;
             }
@@ -466,10 +457,9 @@ pub fn patterns(list: &[String]) -> Result<Option<IgnoreRules>, Error> {
     if list.is_empty() {
         return Ok(None);
     }
-    IgnoreRules::from_patterns(list).map(Some).map_err(|error| Error::Matcher {
-        pattern: list.join(", "),
-        cause: error.to_string(),
-    })
+    IgnoreRules::from_patterns(list)
+        .map(Some)
+        .map_err(|error| Error::Matcher { pattern: list.join(", "), cause: error.to_string() })
 }
 
 /// All files of the tree that some hard link of the same layer names.
@@ -644,3 +634,7 @@ impl Walk<'_, '_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "copy_tests.rs"]
+mod tests;

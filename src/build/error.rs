@@ -52,11 +52,15 @@ impl Failure {
 
     /// Makes a failure of an error and its causes.
     pub fn of(kind: Kind, what: &str, error: &(dyn StdError + 'static)) -> Failure {
-        let message = if what.is_empty() { chain(error) } else { format!("{what}: {}", chain(error)) };
+        let message =
+            if what.is_empty() { chain(error) } else { format!("{what}: {}", chain(error)) };
         let mut failure = Failure::new(kind, message);
         if is_full(error) {
             failure.kind = Kind::Store;
-            failure.hints.push("free some space, or run `lapstrake prune`, and build again: what is done is kept".into());
+            failure.hints.push(
+                "free some space, or run `lapstrake prune`, and build again: what is done is kept"
+                    .into(),
+            );
         }
         failure
     }

@@ -9,10 +9,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::context::Context;
+use crate::layer::RootPath;
 use crate::layer::toc::KindRef;
 use crate::layer::tree::Tree;
 use crate::snapshot::Contents;
-use crate::layer::RootPath;
 
 use super::copy::Origins;
 
@@ -43,7 +43,7 @@ pub struct ContextFiles(pub Arc<Context>);
 
 impl Files for ContextFiles {
     fn open(&self, path: &RootPath) -> io::Result<Box<dyn Read + Send>> {
-        Ok(Box::new(self.0.open_file(path).map_err(io::Error::other)?))
+        Ok(Box::new(self.0.reader(path).map_err(io::Error::other)?))
     }
 }
 
@@ -59,7 +59,7 @@ impl Files for Chain {
     fn open(&self, path: &RootPath) -> io::Result<Box<dyn Read + Send>> {
         let found = self.tree.lookup(path).ok_or_else(|| missing(path))?;
         let layer = self.layers.get(found.layer).ok_or_else(|| missing(path))?;
-        match found.entry.kind() {
+        match found.entry.kind {
             KindRef::Hardlink(target) => layer.open(&RootPath::clean(target)),
             _ => layer.open(path),
         }

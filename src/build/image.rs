@@ -5,7 +5,7 @@
 
 use crate::graph::{NodeId, Op};
 use crate::oci::{
-    Descriptor, Digest, DiffId, Index, Manifest, Platform, canonical, config::History, media_type,
+    Descriptor, DiffId, Digest, Index, Manifest, Platform, canonical, config::History, media_type,
 };
 
 use super::conductor::Conductor;
@@ -71,8 +71,7 @@ pub fn assemble(conductor: &Conductor<'_>, form: BlobForm) -> Result<Vec<Image>,
         }
         let mut config = output.config.clone();
         let epoch = conductor.build.options.epoch;
-        let base_created =
-            output.base.and_then(|base| graph.images[base].config.created.clone());
+        let base_created = output.base.and_then(|base| graph.images[base].config.created.clone());
         let base_layers = diff_ids.len() - times.len();
         align_base_history(&mut config.history, output.base_history, base_layers);
         let created =
@@ -81,14 +80,11 @@ pub fn assemble(conductor: &Conductor<'_>, form: BlobForm) -> Result<Vec<Image>,
         config.rootfs.diff_ids = diff_ids;
         let bytes = canonical::to_vec(&config);
         let store = conductor.build.store;
-        let failed = |error: crate::store::Error| {
-            Failure::of(Kind::Store, "cannot write the image", &error)
-        };
+        let failed =
+            |error: crate::store::Error| Failure::of(Kind::Store, "cannot write the image", &error);
         let (config_digest, size) = store.blobs().put(&bytes).map_err(failed)?;
-        let manifest = Manifest::new(
-            Descriptor::new(media_type::OCI_CONFIG, config_digest, size),
-            layers,
-        );
+        let manifest =
+            Manifest::new(Descriptor::new(media_type::OCI_CONFIG, config_digest, size), layers);
         let bytes = canonical::to_vec(&manifest);
         let (digest, size) = store.blobs().put(&bytes).map_err(failed)?;
         let mut descriptor = Descriptor::new(media_type::OCI_MANIFEST, digest, size);
@@ -185,11 +181,7 @@ mod tests {
     use super::*;
 
     fn entry(text: &str, layer: bool) -> History {
-        History {
-            created_by: Some(text.to_owned()),
-            empty_layer: !layer,
-            ..History::default()
-        }
+        History { created_by: Some(text.to_owned()), empty_layer: !layer, ..History::default() }
     }
 
     #[test]
@@ -205,7 +197,8 @@ mod tests {
     #[test]
     fn an_epoch_dates_new_entries_and_never_the_base() {
         let mut history = vec![entry("base", true), entry("RUN", true), entry("CMD", false)];
-        let created = date(&mut history, 1, &[86_400], Some(0), Some("2020-01-01T00:00:00Z".into()));
+        let created =
+            date(&mut history, 1, &[86_400], Some(0), Some("2020-01-01T00:00:00Z".into()));
         assert_eq!(created, "1970-01-01T00:00:00Z");
         assert_eq!(history[0].created, None);
         assert_eq!(history[2].created.as_deref(), Some("1970-01-01T00:00:00Z"));

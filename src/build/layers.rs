@@ -52,6 +52,7 @@ pub struct Layers<'a> {
     origins: Mutex<HashMap<LayerId, Arc<dyn Files>>>,
     /// One lock a layer, so that a directory or Toc is made once.
     locks: Mutex<HashMap<LayerId, Arc<Mutex<()>>>>,
+    implied: Mutex<HashMap<LayerId, Arc<Vec<RootPath>>>>,
     session: OnceLock<Session>,
     /// Forms in which a layer's blob may be in the store already.
     forms: Vec<BlobForm>,
@@ -83,16 +84,15 @@ impl<'a> Layers<'a> {
                 forms.push(plain);
             }
         }
-        let bases = bases
-            .into_iter()
-            .map(|base| (LayerId::from_diff_id(base.diff_id), base))
-            .collect();
+        let bases =
+            bases.into_iter().map(|base| (LayerId::from_diff_id(base.diff_id), base)).collect();
         Layers {
             store,
             threads,
             bases,
             origins: Mutex::default(),
             locks: Mutex::default(),
+            implied: Mutex::default(),
             session: OnceLock::new(),
             forms,
         }
@@ -143,7 +143,10 @@ impl<'a> Layers<'a> {
         let digest = match self.bases.get(id) {
             Some(base) => base.descriptor.digest,
             None => {
-                self.forms.iter().find_map(|form| self.store.packs().get(id, &form.params()))?.digest
+                self.forms
+                    .iter()
+                    .find_map(|form| self.store.packs().get(id, &form.params()))?
+                    .digest
             }
         };
         self.store.blobs().contains(&digest).then(|| self.store.blobs().path(&digest))
@@ -179,6 +182,18 @@ impl<'a> Layers<'a> {
         self.store.tocs().load(id).map_err(|error| Failure::of(Kind::Store, "", &error))
     }
 
+    /// Gives the directories that a layer holds without listing them.
+    pub fn implied_dirs(&self, id: &LayerId) -> Result<Arc<Vec<RootPath>>, Failure> {
+        if let Some(known) = lock(&self.implied).get(id) {
+            return Ok(known.clone());
+        }
+        let toc = self.toc(id)?;
+        let dirs = toc.implicit_dirs().into_iter().map(RootPath::clean).collect();
+        let dirs: Arc<Vec<RootPath>> = Arc::new(dirs);
+        lock(&self.implied).insert(id.clone(), dirs.clone());
+        Ok(dirs)
+    }
+
     /// Puts a table of contents into the store.
     pub fn save_toc(&self, id: &LayerId, toc: Toc) -> Result<Arc<Toc>, Failure> {
         let toc = Arc::new(toc);
@@ -194,10 +209,7 @@ impl<'a> Layers<'a> {
         &self,
         id: &LayerId,
         path: &Path,
-        mut each: impl FnMut(
-            &mut crate::layer::Entry,
-            &mut dyn Read,
-        ) -> std::io::Result<()>,
+        mut each: impl FnMut(&mut crate::layer::Entry, &mut dyn Read) -> std::io::Result<()>,
     ) -> Result<Toc, Failure> {
         let damaged = |error: &(dyn std::error::Error + 'static)| {
             Failure::of(Kind::Store, &format!("cannot read layer {id}"), error)
@@ -404,11 +416,9 @@ impl<'a> Layers<'a> {
         let options =
             PackOptions { compression: form.compression, threads: self.threads, epoch: form.epoch };
         let mut writer = self.store.blobs().unhashed_writer().map_err(|error| failed(&error))?;
-        let mut open = |entry: &EntryRef<'_>| {
-            files.open(&entry.root_path()).map(|file| file as Box<dyn Read>)
-        };
-        let packed =
-            pack(&toc, &mut open, options, &mut writer).map_err(|error| failed(&error))?;
+        let mut open =
+            |entry: &EntryRef<'_>| files.open(&entry.root_path()).map(|file| file as Box<dyn Read>);
+        let packed = pack(&toc, &mut open, options, &mut writer).map_err(|error| failed(&error))?;
         writer.commit_as(packed.digest).map_err(|error| failed(&error))?;
         let record = PackRecord {
             diff_id: packed.diff_id,

@@ -55,6 +55,8 @@ pub struct BaseSource {
 /// What shapes a build, besides the graph.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// The user who builds.
+    pub user: u32,
     /// Steps at a time.
     pub jobs: usize,
     /// Threads that compress.
@@ -131,9 +133,12 @@ impl<'a> Build<'a> {
                     ),
                 ));
             }
-            bases.extend(diff_ids.iter().zip(&base.manifest.layers).map(|(diff_id, descriptor)| {
-                BaseLayer { diff_id: *diff_id, descriptor: descriptor.clone() }
-            }));
+            bases.extend(diff_ids.iter().zip(&base.manifest.layers).map(
+                |(diff_id, descriptor)| BaseLayer {
+                    diff_id: *diff_id,
+                    descriptor: descriptor.clone(),
+                },
+            ));
         }
         let layers = Layers::new(self.store, self.options.threads, bases, forms);
         let mut conductor = Conductor::new(self, graph, layers);
@@ -142,11 +147,7 @@ impl<'a> Build<'a> {
     }
 
     /// Assembles the images of a finished build.
-    pub fn images(
-        &self,
-        conductor: &Conductor<'_>,
-        form: BlobForm,
-    ) -> Result<Vec<Image>, Failure> {
+    pub fn images(&self, conductor: &Conductor<'_>, form: BlobForm) -> Result<Vec<Image>, Failure> {
         image::assemble(conductor, form)
     }
 
@@ -217,6 +218,9 @@ impl<'a> Build<'a> {
         };
         let mut session = Session::enter(&self.options.sandbox).map_err(host)?;
         self.store.set_id_map(&session.id_map().fingerprint());
+        if let Err(error) = self.store.remember_id_map(self.options.user) {
+            self.watch.event(Event::Warning(error::chain(&error)));
+        }
         if let Err(error) = self.store.sweep_in_namespace() {
             self.watch.event(Event::Warning(format!(
                 "left-overs of an earlier build could not be removed: {}",
@@ -227,17 +231,14 @@ impl<'a> Build<'a> {
             .nodes
             .iter()
             .enumerate()
-            .filter(|(id, node)| {
-                needed[*id] && !done(*id) && matches!(node.op, Op::Run(_))
-            })
+            .filter(|(id, node)| needed[*id] && !done(*id) && matches!(node.op, Op::Run(_)))
             .filter_map(|(_, node)| Arch::from_oci(&node.platform.architecture))
             .filter(|arch| !arch.is_native())
             .collect();
         if !foreign.is_empty() {
             let mut emulators = Vec::new();
             for arch in &foreign {
-                let path =
-                    self.options.emulators.get(arch).ok_or_else(|| no_emulator(*arch))?;
+                let path = self.options.emulators.get(arch).ok_or_else(|| no_emulator(*arch))?;
                 emulators.push(Emulator { arch: *arch, path: path.clone() });
             }
             session.register_emulators(&emulators).map_err(host)?;

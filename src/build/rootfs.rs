@@ -29,9 +29,9 @@ pub struct Root {
 
 /// Computes the file system of `output`, below the directory `prefix` (empty for none).
 pub fn root(conductor: &Conductor<'_>, output: &Output, prefix: &str) -> Result<Root, Failure> {
-    let outcome = conductor.outcome(output.node).ok_or_else(|| {
-        Failure::new(Kind::Store, "a result was exported before it was made")
-    })?;
+    let outcome = conductor
+        .outcome(output.node)
+        .ok_or_else(|| Failure::new(Kind::Store, "a result was exported before it was made"))?;
     let tree = conductor.layers.tree(&outcome.layers)?;
     let options = Options { now: conductor.build.options.now(), ..Options::default() };
     let empty = Tree::default();
@@ -46,8 +46,7 @@ pub fn root(conductor: &Conductor<'_>, output: &Output, prefix: &str) -> Result<
     let chain = conductor.layers.chain(&outcome.layers, &tree, &mut wanted)?;
     drop(wanted);
     let source: Arc<dyn Files> = Arc::new(chain);
-    let files =
-        Copied { origins, inline: HashMap::new(), extracted: None, source: Some(source) };
+    let files = Copied { origins, inline: HashMap::new(), extracted: None, source: Some(source) };
     Ok(Root { toc, files: Arc::new(files) })
 }
 
@@ -70,11 +69,7 @@ pub fn write_tar(
 }
 
 /// Writes all roots as files below `dir`, owned by the user who builds.
-pub fn write_files(
-    conductor: &Conductor<'_>,
-    roots: &[Root],
-    dir: &Path,
-) -> Result<(), Failure> {
+pub fn write_files(conductor: &Conductor<'_>, roots: &[Root], dir: &Path) -> Result<(), Failure> {
     let failed = |error: &(dyn std::error::Error + 'static)| {
         Failure::of(Kind::Store, &format!("cannot write files to {}", dir.display()), error)
     };

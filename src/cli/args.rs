@@ -2,6 +2,7 @@
 //!
 //! Flags are those of `docker buildx build` wherever they exist there. A flag that buildx has and
 //! lapstrake does not yet is parsed and refused with a reason, never ignored.
+#![allow(missing_docs, reason = "hidden flags have no help, and help is what the doc comments are")]
 
 use std::path::PathBuf;
 

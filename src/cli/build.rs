@@ -7,19 +7,19 @@ use std::sync::Arc;
 
 use crate::build::bases::{Bases, Named, NamedSource, Pull as PullPolicy, is_image, is_remote};
 use crate::build::conductor::Conductor;
-use crate::build::event::{Event, Watch, Work};
+use crate::build::event::{Event, Work};
 use crate::build::image::{Product, join};
 use crate::build::layers::BlobForm;
 use crate::build::{Build, Options, rootfs};
-use crate::context::Context;
-use crate::dockerfile::{self, Diagnostic, Dockerfile};
+use crate::context::{self, Context};
+use crate::dockerfile::{self, Diagnostic};
 use crate::graph::{self, Graph, Request, ResolveExit};
 use crate::layer::compress::Compression;
 use crate::oci::{Platform, Reference};
 use crate::sandbox::Isolation;
 use crate::store::Store;
 use crate::transport;
-use crate::ui::diagnostic;
+use crate::ui::diagnostic::Painter;
 use crate::ui::progress::{Progress, Style};
 
 use super::args::{BuildArgs, IsolationArg, ProgressArg, Pull};
@@ -29,8 +29,6 @@ use super::report::{Exit, Report, Result};
 
 /// Everything of the command line, checked.
 struct Plan {
-    dockerfile: Dockerfile,
-    file: String,
     platforms: Vec<Platform>,
     tags: Vec<Reference>,
     outputs: Vec<Output>,
@@ -43,7 +41,9 @@ pub fn run(args: &BuildArgs, env: &Environment) -> Result<()> {
     let host = Platform::host();
     let tags = options::tags(&args.tag)?;
     if args.push && tags.is_empty() {
-        return Err(Report::usage("--push needs a name to push to").with_hint("add -t REGISTRY/NAME:TAG"));
+        return Err(
+            Report::usage("--push needs a name to push to").with_hint("add -t REGISTRY/NAME:TAG")
+        );
     }
     let outputs =
         args.output.iter().map(|text| options::output(text)).collect::<Result<Vec<_>>>()?;
@@ -61,9 +61,8 @@ pub fn run(args: &BuildArgs, env: &Environment) -> Result<()> {
         (_, ProgressArg::Rawjson) => Style::RawJson,
     };
     let parsed = dockerfile::parse(&source.bytes);
-    let draw = |diagnostic: &Diagnostic| {
-        diagnostic::render(&parsed.dockerfile.source, &source.name, diagnostic, env.colour)
-    };
+    let painter = Painter::new(&source.name, &parsed.dockerfile.source, env.colour);
+    let draw = |diagnostic: &Diagnostic| painter.paint(diagnostic);
     let quiet = style == Style::Quiet || style == Style::RawJson;
     if parsed.has_errors() {
         let drawn: Vec<String> =
@@ -78,6 +77,7 @@ pub fn run(args: &BuildArgs, env: &Environment) -> Result<()> {
         }
     }
     let store = env.open_store()?;
+    store.recall_id_map(env.user());
     let _in_use = store
         .locks()
         .build(&|| env.cancel.is_cancelled())
@@ -126,14 +126,7 @@ pub fn run(args: &BuildArgs, env: &Environment) -> Result<()> {
         cancel: &env.cancel,
         wants_roots: outputs.iter().any(|output| !output.kind.has_blobs()),
     };
-    let plan = Plan {
-        dockerfile: parsed.dockerfile.clone(),
-        file: source.name.clone(),
-        platforms,
-        tags,
-        outputs,
-        epoch,
-    };
+    let plan = Plan { platforms, tags, outputs, epoch };
     let result = build_and_export(args, env, &build, &graph, &plan, &client);
     progress.end();
     let product = match result {
@@ -143,12 +136,7 @@ pub fn run(args: &BuildArgs, env: &Environment) -> Result<()> {
                 && let Some(span) = report.span.take()
             {
                 let place = Diagnostic::error("E1001", span, report.message.clone());
-                report.excerpt = Some(diagnostic::render(
-                    &plan.dockerfile.source,
-                    &plan.file,
-                    &place,
-                    env.colour,
-                ));
+                report.excerpt = Some(draw(&place));
                 report.message.clear();
             }
             return Err(report);
@@ -159,7 +147,8 @@ pub fn run(args: &BuildArgs, env: &Environment) -> Result<()> {
 
 fn located(exit: Exit, diagnostic: &Diagnostic, draw: &dyn Fn(&Diagnostic) -> String) -> Report {
     let whole = diagnostic.span.is_empty() && diagnostic.span.start == 0;
-    let mut report = Report::new(exit, if whole { diagnostic.message.clone() } else { String::new() });
+    let mut report =
+        Report::new(exit, if whole { diagnostic.message.clone() } else { String::new() });
     if whole {
         report.hints.extend(diagnostic.help.clone());
     } else {
@@ -171,10 +160,8 @@ fn located(exit: Exit, diagnostic: &Diagnostic, draw: &dyn Fn(&Diagnostic) -> St
 fn check_outputs(outputs: &[Output], platforms: &[Platform]) -> Result<()> {
     for output in outputs {
         if output.kind == OutputKind::DockerArchive && platforms.len() > 1 {
-            return Err(Report::usage(
-                "-o type=docker holds one platform, and several are built",
-            )
-            .with_hint("use type=oci, or build one platform at a time"));
+            return Err(Report::usage("-o type=docker holds one platform, and several are built")
+                .with_hint("use type=oci, or build one platform at a time"));
         }
     }
     let dests: BTreeSet<&Path> = outputs.iter().map(|output| output.dest.as_path()).collect();
@@ -187,7 +174,8 @@ fn check_outputs(outputs: &[Output], platforms: &[Platform]) -> Result<()> {
 /// SOURCE_DATE_EPOCH: a --build-arg, else the variable (which then is an argument too).
 fn epoch(args: &mut BTreeMap<String, String>, env: &Environment) -> Result<Option<i64>> {
     const NAME: &str = "SOURCE_DATE_EPOCH";
-    let text = args.get(NAME).cloned().or_else(|| env.variable(NAME)).filter(|text| !text.is_empty());
+    let text =
+        args.get(NAME).cloned().or_else(|| env.variable(NAME)).filter(|text| !text.is_empty());
     let Some(text) = text else { return Ok(None) };
     let epoch = text.trim().parse::<i64>().ok().filter(|epoch| *epoch >= 0).ok_or_else(|| {
         Report::usage(format!("{NAME}={text} is no number of seconds since 1970"))
@@ -235,8 +223,9 @@ fn read_dockerfile(args: &BuildArgs, env: &Environment) -> Result<DockerfileSour
     let from_stdin = args.file.as_deref() == Some("-") || args.context.as_deref() == Some("-");
     if from_stdin {
         if args.context.as_deref() == Some("-") && args.file.is_some() {
-            return Err(Report::usage("-f and a context of - exclude each other")
-                .with_hint("- as context reads the Dockerfile from standard input, without a context"));
+            return Err(Report::usage("-f and a context of - exclude each other").with_hint(
+                "- as context reads the Dockerfile from standard input, without a context",
+            ));
         }
         let mut bytes = Vec::new();
         std::io::stdin()
@@ -277,9 +266,15 @@ fn contexts(
 ) -> Result<Contexts> {
     let mut contexts = BTreeMap::new();
     let opened = |dir: &Path, dockerfile: Option<&Path>| -> Result<Arc<Context>> {
-        Context::open(store, dir, dockerfile)
-            .map(Arc::new)
-            .map_err(|error| Report::of(Exit::Usage, "", &error))
+        let failed = |error: context::Error| Report::of(Exit::Usage, "", &error);
+        let (rules, _) = context::locate::ignore_rules(dir, dockerfile).map_err(failed)?;
+        let real = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+        let options = context::Options {
+            stat_cache: Some(store.stat_cache(&real, "")),
+            scratch: store.tmp().path().ok(),
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+        };
+        Context::open(dir, rules, options).map(Arc::new).map_err(failed)
     };
     if let Some(dir) = &source.context {
         contexts.insert(String::new(), opened(dir, source.path.as_deref())?);
@@ -332,7 +327,11 @@ fn build_options(
         let (id, source) = options::secret(text, &|name| env.variable(name))?;
         let value = match source {
             SecretSource::File(path) => std::fs::read(env.cwd.join(&path)).map_err(|error| {
-                Report::of(Exit::Usage, &format!("--secret {id}: cannot read {}", path.display()), &error)
+                Report::of(
+                    Exit::Usage,
+                    &format!("--secret {id}: cannot read {}", path.display()),
+                    &error,
+                )
             })?,
             SecretSource::Env(name) => env
                 .variable(&name)
@@ -355,11 +354,12 @@ fn build_options(
     let mut emulators = env.find_emulators();
     emulators.extend(options::emulators(&args.emulator)?);
     Ok(Options {
+        user: env.user(),
         jobs,
         threads: cores,
         epoch,
         clock: env.now(),
-        isolation,
+        sandbox: env.sandbox_options(isolation),
         emulators,
         host,
         secrets,
@@ -397,7 +397,8 @@ fn build_and_export(
         if build_watch_is_live(build) {
             scope.spawn(move || {
                 let tick = std::time::Duration::from_millis(100);
-                while let Err(std::sync::mpsc::RecvTimeoutError::Timeout) = wait.recv_timeout(tick) {
+                while let Err(std::sync::mpsc::RecvTimeoutError::Timeout) = wait.recv_timeout(tick)
+                {
                     build.watch.tick();
                 }
             });
@@ -405,7 +406,12 @@ fn build_and_export(
         let result = build.run(graph, &forms);
         drop(done);
         result
-    })?;
+    });
+    for context in build.contexts.values() {
+        // What is lost without it is time, and the next build says nothing of it either.
+        let _ = context.save_stat_cache();
+    }
+    let conductor = conductor?;
     let mut products: BTreeMap<BlobForm, Product> = BTreeMap::new();
     for form in &forms {
         let images = build.images(&conductor, *form)?;
@@ -476,8 +482,14 @@ fn export(
                 OutputKind::OciArchive => transport::Target::OciArchive(dest.clone()),
                 _ => transport::Target::DockerArchive(dest.clone()),
             };
-            transport::export(build.store, &product.root, &names, &kind, env.stdout_of(&output.dest))
-                .map_err(|error| Report::of(Exit::Damaged, &format!("cannot write {shown}"), &error))
+            transport::export(
+                build.store,
+                &product.root,
+                &names,
+                &kind,
+                env.stdout_of(&output.dest),
+            )
+            .map_err(|error| Report::of(Exit::Damaged, &format!("cannot write {shown}"), &error))
         }
     };
     match &result {
@@ -575,7 +587,11 @@ fn finish(
         line.push_str(&format!("{}@{}\n", tag.familiar(), product.root.digest));
     }
     let to_stdout = plan.outputs.iter().any(|output| output.dest.as_os_str() == "-");
-    if to_stdout { env.say(&line) } else { env.print(&line) }
+    if to_stdout {
+        env.say(&line)
+    } else {
+        env.print(&line)
+    }
     if plan.tags.is_empty() && plan.outputs.is_empty() && !args.quiet {
         env.say("note: the image has no name; give it one with -t NAME, or write it with -o DIR\n");
     }

@@ -6,8 +6,8 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::registry::Client;
-use crate::sandbox::Cancel;
+use crate::registry::{Client, CredentialSource};
+use crate::sandbox::{self, Arch, Cancel, Emulator, Isolation};
 use crate::store::Store;
 
 use super::args::RegistryArgs;
@@ -23,6 +23,7 @@ pub struct Environment {
     pub colour: bool,
     /// Set when the user stops the program.
     pub cancel: Cancel,
+    pushes: std::sync::atomic::AtomicUsize,
 }
 
 impl Environment {
@@ -33,7 +34,14 @@ impl Environment {
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         let colour = std::io::stderr().is_terminal() && !no_color && !dumb;
-        Ok(Environment { cwd, root, colour, cancel: Cancel::new() })
+        let cancel = Cancel::new()
+            .map_err(|error| Report::of(Exit::Host, "cannot make an event descriptor", &error))?;
+        Ok(Environment { cwd, root, colour, cancel, pushes: Default::default() })
+    }
+
+    /// Counts pushes, so that each is a step of its own.
+    pub fn pushes(&self) -> usize {
+        self.pushes.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
     }
 
     /// Gives a variable that is UTF-8.
@@ -49,6 +57,12 @@ impl Environment {
     pub fn now(&self) -> i64 {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         now.map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX))
+    }
+
+    /// Gives the id of the user who runs this.
+    pub fn user(&self) -> u32 {
+        use std::os::unix::fs::MetadataExt;
+        std::fs::metadata("/proc/self").map_or(0, |about| about.uid())
     }
 
     /// Prints data on standard output.
@@ -103,29 +117,38 @@ impl Environment {
 
     /// Makes the client for registries.
     pub fn registry_client(&self, args: &RegistryArgs, offline: bool) -> Result<Arc<Client>> {
-        let mut auth_files = Vec::new();
-        auth_files.extend(self.path_variable("REGISTRY_AUTH_FILE"));
+        let mut sources = Vec::new();
+        if let Some(json) = self.variable("DOCKER_AUTH_CONFIG") {
+            let name = "DOCKER_AUTH_CONFIG".to_owned();
+            sources.push(CredentialSource::Inline { name, json: json.into_bytes() });
+        }
+        let mut file = |path: Option<PathBuf>| sources.extend(path.map(CredentialSource::File));
+        file(self.path_variable("REGISTRY_AUTH_FILE"));
         let runtime = self.path_variable("XDG_RUNTIME_DIR");
-        auth_files.extend(runtime.map(|dir| dir.join("containers/auth.json")));
+        file(runtime.map(|dir| dir.join("containers/auth.json")));
         let config_home = self
             .path_variable("XDG_CONFIG_HOME")
             .or_else(|| self.home().map(|home| home.join(".config")));
-        auth_files.extend(config_home.map(|dir| dir.join("containers/auth.json")));
+        file(config_home.map(|dir| dir.join("containers/auth.json")));
         let docker = self
             .path_variable("DOCKER_CONFIG")
             .or_else(|| self.home().map(|home| home.join(".docker")));
-        auth_files.extend(docker.map(|dir| dir.join("config.json")));
+        file(docker.map(|dir| dir.join("config.json")));
         let mut tls_ca = Vec::new();
         for path in &args.tls_ca {
             let pem = std::fs::read(self.cwd.join(path)).map_err(|error| {
-                Report::of(Exit::Usage, &format!("--tls-ca: cannot read {}", path.display()), &error)
+                Report::of(
+                    Exit::Usage,
+                    &format!("--tls-ca: cannot read {}", path.display()),
+                    &error,
+                )
             })?;
             tls_ca.push(pem);
         }
         let options = crate::registry::Options {
             insecure: args.insecure_registry.clone(),
             tls_ca,
-            auth_files,
+            credentials: sources,
             offline,
             ..crate::registry::Options::default()
         };
@@ -134,29 +157,63 @@ impl Environment {
             .map_err(|error| Report::of(Exit::Usage, "cannot set up the registry client", &error))
     }
 
-    /// Finds QEMU for each architecture in PATH.
-    pub fn find_emulators(&self) -> BTreeMap<String, PathBuf> {
-        let mut out = BTreeMap::new();
-        let dirs: Vec<PathBuf> = std::env::var_os("PATH")
-            .map(|path| std::env::split_paths(&path).collect())
-            .unwrap_or_default();
-        for (arch, qemu) in crate::sandbox::EMULATOR_NAMES {
-            let names = [format!("qemu-{qemu}-static"), format!("qemu-{qemu}")];
-            let found = names
-                .iter()
-                .flat_map(|name| dirs.iter().map(move |dir| dir.join(name)))
-                .find(|path| path.is_file());
-            if let Some(path) = found {
-                out.insert((*arch).to_owned(), path);
+    /// Says what the sandbox needs to know of this user.
+    pub fn sandbox_options(&self, isolation: Isolation) -> sandbox::Options {
+        sandbox::Options {
+            isolation,
+            user_name: self.variable("USER").or_else(|| self.variable("LOGNAME")),
+            path: self.search_path(),
+            exe: None,
+        }
+    }
+
+    fn search_path(&self) -> Vec<PathBuf> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let mut dirs: Vec<PathBuf> = std::env::split_paths(&path).collect();
+        // Cron jobs and minimal shells leave these out, and newuidmap lies there.
+        for dir in ["/usr/bin", "/bin", "/usr/sbin", "/sbin"] {
+            let dir = PathBuf::from(dir);
+            if !dirs.contains(&dir) {
+                dirs.push(dir);
             }
         }
-        out
+        dirs
+    }
+
+    /// Finds QEMU for each foreign architecture in PATH.
+    pub fn find_emulators(&self) -> BTreeMap<Arch, PathBuf> {
+        let dirs = self.search_path();
+        const ALL: [Arch; 9] = [
+            Arch::Amd64,
+            Arch::I386,
+            Arch::Arm64,
+            Arch::Arm,
+            Arch::Riscv64,
+            Arch::Ppc64le,
+            Arch::S390x,
+            Arch::Mips64le,
+            Arch::Loong64,
+        ];
+        ALL.into_iter()
+            .filter(|arch| !arch.is_native())
+            .filter_map(|arch| Some((arch, Emulator::find(arch, &dirs)?.path)))
+            .collect()
     }
 
     /// Gives the resolv.conf for steps: the host's, or systemd-resolved's real one when the host's
     /// names a stub that only it can reach.
     pub fn resolv_conf(&self) -> Vec<u8> {
-        std::fs::read("/etc/resolv.conf").unwrap_or_default()
+        let host = std::fs::read("/etc/resolv.conf").unwrap_or_default();
+        let stub = String::from_utf8_lossy(&host)
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("nameserver"))
+            .any(|address| address.trim() == "127.0.0.53");
+        // RUN shares the host's network, where the stub answers too; the real file also names
+        // search domains that the stub's may lack.
+        match std::fs::read("/run/systemd/resolve/resolv.conf") {
+            Ok(real) if stub => real,
+            _ => host,
+        }
     }
 }
 

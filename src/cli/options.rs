@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::graph::Network;
 use crate::layer::compress::Compression;
 use crate::oci::{Platform, Reference};
+use crate::sandbox::Arch;
 
 use super::args::{BuildArgs, NetworkMode, RefusedArgs};
 use super::report::{Report, Result};
@@ -90,9 +91,17 @@ pub fn output(text: &str) -> Result<Output> {
                 "name" => names.extend(value.split(',').map(str::to_owned)),
                 "oci-mediatypes" if boolean("-o oci-mediatypes", &value)? => {}
                 "platform-split" if boolean("-o platform-split", &value)? => {}
-                "push" | "registry.insecure" | "force-compression" | "rewrite-timestamp"
-                | "oci-mediatypes" | "platform-split" | "store" | "unpack"
-                | "dangling-name-prefix" | "push-by-digest" | "mode" => {
+                "push"
+                | "registry.insecure"
+                | "force-compression"
+                | "rewrite-timestamp"
+                | "oci-mediatypes"
+                | "platform-split"
+                | "store"
+                | "unpack"
+                | "dangling-name-prefix"
+                | "push-by-digest"
+                | "mode" => {
                     return Err(Report::usage(format!("-o {key}={value} is not supported yet"))
                         .with_hint("leave it out"));
                 }
@@ -260,7 +269,9 @@ pub fn tags(list: &[String]) -> Result<Vec<Reference>> {
             Report::of(crate::cli::report::Exit::Usage, &format!("-t {text}"), &error)
         })?;
         if reference.digest.is_some() {
-            return Err(Report::usage(format!("-t {text}: a name for a new image can't hold a digest")));
+            return Err(Report::usage(format!(
+                "-t {text}: a name for a new image can't hold a digest"
+            )));
         }
         let reference = reference.with_default_tag();
         if seen.insert(reference.to_string()) {
@@ -295,10 +306,7 @@ pub fn named_contexts(list: &[String]) -> Result<Vec<NamedContext>> {
 }
 
 /// Reads a `--secret`: `id=ID[,type=file|env][,src=FILE][,env=NAME]`.
-pub fn secret(
-    text: &str,
-    env: &dyn Fn(&str) -> Option<String>,
-) -> Result<(String, SecretSource)> {
+pub fn secret(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<(String, SecretSource)> {
     let (mut id, mut source, mut variable, mut kind) = (None, None, None, None);
     for (key, value) in fields(text) {
         match key.as_str() {
@@ -308,14 +316,18 @@ pub fn secret(
             "type" if value == "file" || value == "env" => kind = Some(value),
             _ => {
                 return Err(Report::usage(format!("--secret {text}: unexpected {key}={value}"))
-                    .with_hint("as in --secret id=token,src=token.txt or --secret id=token,env=TOKEN"));
+                    .with_hint(
+                        "as in --secret id=token,src=token.txt or --secret id=token,env=TOKEN",
+                    ));
             }
         }
     }
     let id = id
         .or_else(|| {
             source.as_ref().and_then(|path| {
-                std::path::Path::new(path).file_name().map(|name| name.to_string_lossy().into_owned())
+                std::path::Path::new(path)
+                    .file_name()
+                    .map(|name| name.to_string_lossy().into_owned())
             })
         })
         .filter(|id| !id.is_empty())
@@ -327,7 +339,9 @@ pub fn secret(
         (_, None, None) if env(&id).is_some() => SecretSource::Env(id.clone()),
         (_, None, None) => SecretSource::File(PathBuf::from(&id)),
         (_, Some(_), Some(_)) => {
-            return Err(Report::usage(format!("--secret {text}: src= and env= exclude each other")));
+            return Err(Report::usage(format!(
+                "--secret {text}: src= and env= exclude each other"
+            )));
         }
     };
     Ok((id, from))
@@ -335,9 +349,7 @@ pub fn secret(
 
 /// Reads a size, as `64m`, `1.5GB` or a number of bytes.
 pub fn size(flag: &str, text: &str) -> Result<u64> {
-    let bad = || {
-        Report::usage(format!("{flag} {text}: expected a size, as 64m, 2g or 10GB"))
-    };
+    let bad = || Report::usage(format!("{flag} {text}: expected a size, as 64m, 2g or 10GB"));
     let lower = text.trim().to_lowercase();
     let digits = lower.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(lower.len());
     let number: f64 = lower[..digits].parse().map_err(|_| bad())?;
@@ -363,7 +375,7 @@ pub fn seconds(flag: &str, text: &str) -> Result<u64> {
 }
 
 /// Reads `ARCH=PATH` pairs.
-pub fn emulators(list: &[String]) -> Result<BTreeMap<String, PathBuf>> {
+pub fn emulators(list: &[String]) -> Result<BTreeMap<Arch, PathBuf>> {
     let mut out = BTreeMap::new();
     for text in list {
         let (arch, path) = text
@@ -372,7 +384,10 @@ pub fn emulators(list: &[String]) -> Result<BTreeMap<String, PathBuf>> {
         let platform = format!("linux/{arch}").parse::<Platform>().map_err(|_| {
             Report::usage(format!("--emulator {text}: {arch:?} is no architecture"))
         })?;
-        out.insert(platform.architecture, PathBuf::from(path));
+        let arch = Arch::from_oci(&platform.architecture).ok_or_else(|| {
+            Report::usage(format!("--emulator {text}: {arch:?} can't be emulated"))
+        })?;
+        out.insert(arch, PathBuf::from(path));
     }
     Ok(out)
 }
@@ -382,8 +397,9 @@ pub fn add_hosts(list: &[String]) -> Result<Vec<(String, String)>> {
     list.iter()
         .map(|text| {
             let pair = text.split_once('=').or_else(|| text.split_once(':'));
-            let (name, address) = pair
-                .ok_or_else(|| Report::usage(format!("--add-host {text}: expected NAME:ADDRESS")))?;
+            let (name, address) = pair.ok_or_else(|| {
+                Report::usage(format!("--add-host {text}: expected NAME:ADDRESS"))
+            })?;
             let address = match address.trim_matches(['[', ']']) {
                 "host-gateway" => "127.0.0.1".to_owned(),
                 address => address
@@ -437,14 +453,26 @@ pub fn refuse(args: &BuildArgs) -> Result<()> {
         (!cache_from.is_empty(), "--cache-from", "keep the store (--root) from build to build"),
         (!cache_to.is_empty(), "--cache-to", "keep the store (--root) from build to build"),
         (!annotation.is_empty(), "--annotation", "use --label"),
-        (!allow.is_empty(), "--allow", "no step can ask for more than the sandbox gives; leave it out"),
+        (
+            !allow.is_empty(),
+            "--allow",
+            "no step can ask for more than the sandbox gives; leave it out",
+        ),
         (*check, "--check", "errors and warnings of a Dockerfile are shown by every build"),
         (call.is_some(), "--call", "leave it out"),
         (!off(provenance), "--provenance", "leave it out: no attestation is made"),
         (!off(sbom), "--sbom", "leave it out: no attestation is made"),
         (!attest.is_empty(), "--attest", "leave it out: no attestation is made"),
-        (!ulimit.is_empty(), "--ulimit", "set the limit in the shell that runs lapstrake: steps inherit it"),
-        (cgroup_parent.is_some(), "--cgroup-parent", "start lapstrake inside of that cgroup: steps inherit it"),
+        (
+            !ulimit.is_empty(),
+            "--ulimit",
+            "set the limit in the shell that runs lapstrake: steps inherit it",
+        ),
+        (
+            cgroup_parent.is_some(),
+            "--cgroup-parent",
+            "start lapstrake inside of that cgroup: steps inherit it",
+        ),
         (builder.is_some(), "--builder", "leave it out: there is no daemon to choose"),
     ];
     for (given, flag, way_out) in refused {

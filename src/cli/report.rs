@@ -47,7 +47,14 @@ pub type Result<T, E = Report> = std::result::Result<T, E>;
 impl Report {
     /// Makes a report.
     pub fn new(exit: Exit, message: impl Into<String>) -> Report {
-        Report { exit, message: message.into(), excerpt: None, span: None, output: Vec::new(), hints: Vec::new() }
+        Report {
+            exit,
+            message: message.into(),
+            excerpt: None,
+            span: None,
+            output: Vec::new(),
+            hints: Vec::new(),
+        }
     }
 
     /// Makes a report of wrong usage.

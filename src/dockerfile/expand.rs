@@ -218,14 +218,19 @@ impl Lexer {
         Ok(Expanded { text, words: words.words, used: run.used, unset: run.unset })
     }
 
-    /// Splits a text into words and says where each one stands.
-    pub fn split(self, text: &str) -> Result<Vec<(String, Range<usize>)>, Error> {
-        let (mut words, mut run) = (Words::default(), Run::new(self, text, &NoEnv));
+    /// Splits a text into words, and gives those that hold `needle`, each with its place. (In a line of
+    /// 100 MB, keeping all of them would take gigabytes.)
+    pub fn split(self, text: &str, needle: &'static str) -> Result<Vec<Placed>, Error> {
+        let mut words = Words { needle, ..Words::default() };
+        let mut run = Run::new(self, text, &NoEnv);
         run.until(None, &mut Some(&mut words))?;
         words.flush(run.at);
         Ok(words.words.into_iter().zip(words.ranges).collect())
     }
 }
+
+/// A word and its place.
+pub(super) type Placed = (String, Range<usize>);
 
 /// The words that grow while a text is walked.
 #[derive(Default)]
@@ -234,6 +239,8 @@ struct Words {
     ranges: Vec<Range<usize>>,
     current: String,
     start: usize,
+    /// Words without it are not kept.
+    needle: &'static str,
 }
 
 impl Words {
@@ -256,10 +263,11 @@ impl Words {
 
     /// Ends a word. An empty one is none, even if it was quoted.
     fn flush(&mut self, end: usize) {
-        if !self.current.is_empty() {
+        if !self.current.is_empty() && self.current.contains(self.needle) {
             self.words.push(std::mem::take(&mut self.current));
             self.ranges.push(self.start..end);
         }
+        self.current.clear();
     }
 }
 

@@ -208,7 +208,7 @@ proptest! {
         let _ = expand_word(&word, &env(), Escape::Backtick);
         let _ = expand_heredoc(&word, &env());
         let _ = expand_display(&word, &env(), Escape::Backslash);
-        let _ = Lexer::new(Escape::Backslash).split(&word);
+        let _ = Lexer::new(Escape::Backslash).split(&word, "");
     }
 
     #[test]

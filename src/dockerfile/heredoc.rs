@@ -37,7 +37,7 @@ pub fn markers(line: &str) -> Result<Vec<(Marker, Range<usize>)>, Error> {
         ..Lexer::new(Escape::Backslash)
     };
     let mut found = Vec::new();
-    for (word, place) in lexer.split(line)? {
+    for (word, place) in lexer.split(line, "<<")? {
         if let Some(marker) = parse_marker(&word)? {
             found.push((marker, place));
         }
@@ -56,9 +56,9 @@ pub fn parse_marker(word: &str) -> Result<Option<Marker>, Error> {
         return Ok(None);
     }
     let lexer = Lexer { keep_unset: true, ..Lexer::new(Escape::Backslash) };
-    let plain = lexer.split(rest)?;
+    let plain = lexer.split(rest, "")?;
     let [(name, _)] = plain.as_slice() else { return Ok(None) };
-    let raw = Lexer { raw_quotes: true, ..lexer }.split(rest)?;
+    let raw = Lexer { raw_quotes: true, ..lexer }.split(rest, "")?;
     let quotes = |text: &str| text.bytes().filter(|byte| matches!(byte, b'\'' | b'"')).count();
     // Quotes that the lexer took away were real ones: then the body is not expanded.
     let expand = raw.iter().map(|(word, _)| quotes(word)).sum::<usize>() == quotes(name);

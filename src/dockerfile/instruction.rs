@@ -229,13 +229,11 @@ impl<'a> Parts<'a> {
                 Err(())
             }
             json::Form::Not(at, why) => {
-                let opens = |quote| text[1..].trim_start_matches(BLANKS).starts_with(quote);
-                if text.starts_with('[') && (opens('"') || opens('\'')) {
+                if looks_like_json(text) {
                     let len = text[at..].chars().next().map_or(0, char::len_utf8);
                     let warning = "this is not JSON, so it is taken as plain text";
-                    diagnostics.push(
-                        Diagnostic::warning("W0204", place(at..at + len), warning).with_label(why),
-                    );
+                    let warning = Diagnostic::warning("W0204", place(at..at + len), warning);
+                    diagnostics.push(warning.with_label(why));
                 }
                 Ok(None)
             }
@@ -635,6 +633,20 @@ fn doc_comment(comments: &[Word], name: &str) -> Option<String> {
         rest.strip_prefix(' ').map(str::to_owned)
     };
     if name.is_empty() { None } else { comments.iter().find_map(after) }
+}
+
+/// Says whether a text that is no JSON array was probably meant as one: it begins with `["a",` or
+/// `["a"]`, also with single quotes. `[ "$a" = b ]` and `[ "$a" ] && b` are shell.
+fn looks_like_json(text: &str) -> bool {
+    let Some(body) = text.strip_prefix('[') else { return false };
+    let body = body.trim_start_matches(BLANKS);
+    let Some(quote) = body.chars().next().filter(|c| matches!(c, '"' | '\'')) else { return false };
+    let Some(close) = body[1..].find(quote) else { return true };
+    let rest = body[close + 2..].trim_start_matches(BLANKS);
+    match rest.strip_prefix(']') {
+        Some(rest) => !rest.trim_start_matches(BLANKS).starts_with(['&', '|', ';']),
+        None => rest.is_empty() || rest.starts_with(','),
+    }
 }
 
 /// Splits a word at its first `=`.

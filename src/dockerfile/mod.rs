@@ -1,10 +1,28 @@
 //! The Dockerfile language: bytes → ([`Dockerfile`], [`Diagnostic`]s).
 //!
-//! The language is BuildKit's of 2026. [`parse`] never fails: what cannot be understood becomes
-//! [`Command::Invalid`] and a diagnostic.
+//! The language is BuildKit's of 2026 (`frontend/dockerfile/` there). [`parse`] never fails: what cannot
+//! be understood becomes [`Command::Invalid`] and a diagnostic, and parsing goes on with the next line.
+//!
+//! The model, from the bottom up:
+//!
+//! | file | from | to |
+//! |---|---|---|
+//! | `source` | bytes | text of the same length |
+//! | `line` | physical lines | logical lines with a map to the source |
+//! | `word`, `json`, `heredoc` | a logical line | keyword, flags, words, markers |
+//! | `instruction`, `flag`, [`mount`] | these | one typed [`Command`] |
+//! | `parser` | a file | [`Dockerfile`] and [`Diagnostic`]s |
+//! | `lint` | a [`Dockerfile`] | warnings of the [`check`]s |
+//! | [`expand`], `glob` | a [`Word`] and variables | its text |
+//! | [`chmod`], [`value`] | a text | what it means |
+//!
+//! Words in the [`ast`] are unexpanded; whoever knows the variables expands them. Where we know better
+//! than BuildKit and yet accept all that it accepts, the module says so.
 //!
 //! Invariants: no IO, no environment, no threads, no recursion without a bound, time linear in the
 //! length of the source.
+//!
+//! Start reading at `parser`.
 
 pub mod ast;
 pub mod check;
@@ -33,7 +51,7 @@ pub use ast::{
 };
 pub use check::{CheckOptions, Rule};
 pub use chmod::ChmodSpec;
-pub use diagnostic::{Diagnostic, Severity};
+pub use diagnostic::{Diagnostic, Severity, explain};
 pub use mount::{Mount, MountField, MountSpec, MountType, Sharing};
 pub use span::{LineIndex, Span, Spanned, Word};
 pub use suggest::suggest;

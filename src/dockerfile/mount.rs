@@ -79,7 +79,8 @@ pub struct MountSpec {
     pub from: Option<String>,
     /// The path in it; for secrets another word for `id`. May be empty.
     pub source: String,
-    /// Where it is mounted; may be relative to WORKDIR, or empty for secrets and ssh.
+    /// Where it is mounted, relative to WORKDIR; empty means WORKDIR itself (moby's own Dockerfile does
+    /// that), for secrets and ssh a place of their own.
     pub target: String,
     /// Not to be written to.
     pub read_only: bool,
@@ -356,12 +357,17 @@ impl MountSpec {
                 fail("a secret mount needs an `id` or a `target`")
             }
             MountType::Ssh if !self.source.is_empty() => fail("an ssh mount has no `source`"),
-            MountType::Bind | MountType::Cache | MountType::Tmpfs if self.target.is_empty() => {
-                fail(&format!("a {} mount needs a `target`", self.kind.name()))
+            // Only what is clear without WORKDIR; the whole path is checked by who knows it.
+            MountType::Bind | MountType::Cache | MountType::Tmpfs if is_root(&self.target) => {
+                fail("nothing can be mounted at `/`")
             }
             _ => Ok(()),
         }
     }
+}
+
+fn is_root(path: &str) -> bool {
+    path.starts_with('/') && path.split('/').all(|part| matches!(part, "" | "." | ".."))
 }
 
 const BOOLEAN: &str = "must be true or false";
@@ -506,7 +512,7 @@ mod tests {
             ("target=/x,from=$X", "E0406 at `$X`: `from` does not take variables"),
             ("target=/x,size=1", "E0407 at `size`: a bind mount has no `size`"),
             ("target=/x,uid=1", "E0407 at `uid`: a bind mount has no `uid`"),
-            ("type=cache", "E0408 at `type=cache`: a cache mount needs a `target`"),
+            ("target=/./", "E0408 at `target=/./`: nothing can be mounted at `/`"),
             ("type=secret", "E0408 at `type=secret`: a secret mount needs an `id` or a `target`"),
             (
                 "type=secret,id=a,src=b",

@@ -84,7 +84,8 @@ mod tests {
     fn a_build_arg_overrides_a_platform_arg() {
         let host: Platform = "linux/amd64".parse().expect("a platform");
         let own = BTreeMap::from([("TARGETARCH".to_owned(), "mine".to_owned())]);
-        let args: BTreeMap<String, String> = automatic(&host, &host, "x", &own).into_iter().collect();
+        let args: BTreeMap<String, String> =
+            automatic(&host, &host, "x", &own).into_iter().collect();
         assert_eq!(args["TARGETARCH"], "mine");
         assert_eq!(args["TARGETSTAGE"], "x");
     }

@@ -25,6 +25,8 @@ pub mod args;
 pub mod key;
 mod plan;
 mod stage;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 

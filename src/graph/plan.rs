@@ -42,14 +42,17 @@ pub fn plan(
 ) -> Result<Graph, Failure> {
     let stages = dockerfile.stages();
     if stages.is_empty() {
-        return Err(Diagnostic::error("E0601", Span::default(), "dockerfile contains no stages to build")
-            .with_help("begin a stage with `FROM image` or `FROM scratch`")
-            .into());
+        return Err(Diagnostic::error(
+            "E0601",
+            Span::default(),
+            "dockerfile contains no stages to build",
+        )
+        .with_help("begin a stage with `FROM image` or `FROM scratch`")
+        .into());
     }
     let host = request.host.clone().unwrap_or_else(Platform::host);
     let implicit = request.platforms.is_empty();
-    let platforms =
-        if implicit { vec![host.clone()] } else { request.platforms.clone() };
+    let platforms = if implicit { vec![host.clone()] } else { request.platforms.clone() };
     let mut planner = Planner {
         dockerfile,
         stages,
@@ -154,12 +157,8 @@ impl<'a> Planner<'a> {
 
     fn plan_platform(&mut self, target: Platform, target_stage: usize) -> Result<(), Failure> {
         let globals = self.global_args(&target)?;
-        let mut plan = PlatformPlan {
-            target,
-            globals,
-            prepared: BTreeMap::new(),
-            states: HashMap::new(),
-        };
+        let mut plan =
+            PlatformPlan { target, globals, prepared: BTreeMap::new(), states: HashMap::new() };
         let mut todo = vec![target_stage];
         while let Some(index) = todo.pop() {
             if plan.prepared.contains_key(&index) {

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 
 use crate::dockerfile::value::{parse_port, parse_signal};
 use crate::dockerfile::{
-    ArgDefinition, ChmodSpec, Command, Device, Diagnostic, Form, Healthcheck, Instruction, KeyValue,
-    MountType, Network as NetworkFlag, Run as RunInstruction, Script, Security, Source, Span,
-    Transfer, Word, expand,
+    ArgDefinition, ChmodSpec, Command, Device, Diagnostic, Form, Healthcheck, Instruction,
+    KeyValue, MountType, Network as NetworkFlag, Run as RunInstruction, Script, Security, Source,
+    Span, Transfer, Word, expand,
 };
 use crate::oci::config::{Healthcheck as ConfigHealthcheck, History};
 use crate::oci::{ImageConfig, Platform};
 
-use super::plan::{Base, Failure, PlatformPlan, Planner, set};
+use super::plan::{Base, Failure, Planner, PlatformPlan, set};
 use super::{Copy, Inline, Mount, MountKind, Network, Node, NodeId, Op, Run, Sharing, args};
 
 /// What BuildKit writes as comment of each history entry, so that tools tell them apart.
@@ -81,10 +81,11 @@ impl Planner<'_> {
                     )
                 })
                 .count();
-        let no_cache = self.request.no_cache
-            || self.request.no_cache_stages.iter().any(|filter| {
-                filter.eq_ignore_ascii_case(&name) || *filter == index.to_string()
-            });
+        let no_cache =
+            self.request.no_cache
+                || self.request.no_cache_stages.iter().any(|filter| {
+                    filter.eq_ignore_ascii_case(&name) || *filter == index.to_string()
+                });
         let mut walk =
             Walk { planner: self, plan, index, name, done: usize::from(has_base), total, no_cache };
         for (instruction, triggered) in instructions {
@@ -116,8 +117,8 @@ impl Planner<'_> {
                 config.created = None;
                 config.drop_legacy();
                 let mut platform = prepared.platform.clone();
-                let differs = config.architecture != platform.architecture
-                    || config.os != platform.os;
+                let differs =
+                    config.architecture != platform.architecture || config.os != platform.os;
                 if differs && !config.architecture.is_empty() {
                     // Programs of the image run where it was made for, whatever was asked for.
                     let span = self.stages[index].from.image.span;
@@ -203,8 +204,7 @@ fn push_history(config: &mut ImageConfig, created_by: String, layer: bool) {
 
 /// Joins a WORKDIR onto the one before it.
 fn clean_workdir(current: &str, path: &str) -> String {
-    let joined =
-        if path.starts_with('/') { path.to_owned() } else { format!("{current}/{path}") };
+    let joined = if path.starts_with('/') { path.to_owned() } else { format!("{current}/{path}") };
     let mut parts: Vec<&str> = Vec::new();
     for part in joined.split('/') {
         match part {
@@ -437,6 +437,13 @@ impl Walk<'_, '_> {
         inputs: &mut Vec<NodeId>,
     ) -> Result<Mount, Failure> {
         let span = mount.span;
+        if spec.kind == MountType::Ssh {
+            return Err(not_yet(
+                span,
+                "RUN --mount=type=ssh",
+                "hand the key in as a secret: --mount=type=secret,id=ssh_key",
+            ));
+        }
         let mut target = String::new();
         let is_secret = spec.kind == MountType::Secret;
         if !(is_secret && spec.target.is_empty()) {
@@ -450,9 +457,7 @@ impl Walk<'_, '_> {
         let source = clean_workdir("/", &spec.source);
         let mut input = |walk: &mut Self| -> Result<Option<usize>, Failure> {
             let node = match mount.from() {
-                Some(from) => {
-                    walk.planner.input(from, walk.index, &state.platform, walk.plan)?
-                }
+                Some(from) => walk.planner.input(from, walk.index, &state.platform, walk.plan)?,
                 None => Some(walk.planner.local_node(String::new())),
             };
             Ok(node.map(|node| {
@@ -462,9 +467,7 @@ impl Walk<'_, '_> {
         };
         let kind = match spec.kind {
             MountType::Bind => match input(self)? {
-                Some(input) => {
-                    MountKind::Bind { input, source, writable: !spec.read_only }
-                }
+                Some(input) => MountKind::Bind { input, source, writable: !spec.read_only },
                 // From scratch: an empty directory.
                 None => MountKind::Tmpfs { size: None },
             },
@@ -474,7 +477,11 @@ impl Walk<'_, '_> {
                     None => None,
                 };
                 MountKind::Cache {
-                    id: spec.id.clone().filter(|id| !id.is_empty()).unwrap_or_else(|| target.clone()),
+                    id: spec
+                        .id
+                        .clone()
+                        .filter(|id| !id.is_empty())
+                        .unwrap_or_else(|| target.clone()),
                     sharing: match spec.sharing.unwrap_or_default() {
                         crate::dockerfile::Sharing::Shared => Sharing::Shared,
                         crate::dockerfile::Sharing::Private => Sharing::Private,
@@ -490,9 +497,7 @@ impl Walk<'_, '_> {
             }
             MountType::Tmpfs => MountKind::Tmpfs { size: (spec.size > 0).then_some(spec.size) },
             MountType::Secret => return secret(span, spec, target),
-            MountType::Ssh => {
-                return Err(not_yet(span, "RUN --mount=type=ssh", "hand the key in as a secret: --mount=type=secret,id=ssh_key"));
-            }
+            MountType::Ssh => unreachable!("refused above"),
         };
         Ok(Mount { target, kind })
     }
@@ -676,8 +681,12 @@ impl Walk<'_, '_> {
             .map(|pair| {
                 let name = self.expand(state, &pair.key)?;
                 if name.is_empty() {
-                    return Err(Diagnostic::error("E0617", pair.key.span, "names can not be blank")
-                        .into());
+                    return Err(Diagnostic::error(
+                        "E0617",
+                        pair.key.span,
+                        "names can not be blank",
+                    )
+                    .into());
                 }
                 Ok((name, self.expand(state, &pair.value)?))
             })
@@ -932,7 +941,9 @@ fn secret(
 }
 
 fn not_yet(span: Span, what: &str, way_out: &str) -> Failure {
-    Diagnostic::error("E0630", span, format!("{what} is not supported yet")).with_help(way_out).into()
+    Diagnostic::error("E0630", span, format!("{what} is not supported yet"))
+        .with_help(way_out)
+        .into()
 }
 
 fn refuse_run(run: &RunInstruction) -> Result<(), Failure> {
@@ -946,7 +957,11 @@ fn refuse_run(run: &RunInstruction) -> Result<(), Failure> {
         ));
     }
     if let Some(Device { span, .. }) = run.devices.first() {
-        return Err(not_yet(*span, "RUN --device", "drop the flag; devices of the host are not reachable"));
+        return Err(not_yet(
+            *span,
+            "RUN --device",
+            "drop the flag; devices of the host are not reachable",
+        ));
     }
     Ok(())
 }
@@ -968,7 +983,10 @@ fn refuse_remote(text: &str, span: Span, keyword: &str) -> Result<(), Failure> {
             .into());
     }
     let (what, way_out) = if git {
-        ("ADD of a git repository", "clone it into the context and COPY it, or name it with --build-context as a directory")
+        (
+            "ADD of a git repository",
+            "clone it into the context and COPY it, or name it with --build-context as a directory",
+        )
     } else {
         ("ADD of a URL", "download it into the context and COPY it, or fetch it in a RUN")
     };
@@ -977,9 +995,13 @@ fn refuse_remote(text: &str, span: Span, keyword: &str) -> Result<(), Failure> {
 
 fn refuse_add_flags(transfer: &Transfer) -> Result<(), Failure> {
     if let Some(word) = &transfer.checksum {
-        return Err(Diagnostic::error("E0622", word.span, "checksum requires HTTP(S) or Git sources")
-            .with_help("drop --checksum: local files are digested anyway")
-            .into());
+        return Err(Diagnostic::error(
+            "E0622",
+            word.span,
+            "checksum requires HTTP(S) or Git sources",
+        )
+        .with_help("drop --checksum: local files are digested anyway")
+        .into());
     }
     Ok(())
 }

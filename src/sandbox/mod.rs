@@ -23,7 +23,10 @@
 
 mod child;
 pub mod emulation;
+mod idmap;
+mod init;
 pub mod probe;
+mod rootfs;
 mod session;
 mod spec;
 mod user;

@@ -30,3 +30,11 @@ pub struct HostReport {
 pub fn probe(_options: &super::Options) -> HostReport {
     todo!()
 }
+
+/// argv[1] of the child that tries things.
+pub(super) const ROLE: &str = "probe";
+
+/// Is the child that tries things.
+pub(super) fn child_main() -> std::process::ExitCode {
+    std::process::ExitCode::from(125)
+}

@@ -1,12 +1,23 @@
 //! The builder's side: entering the user namespace once, then running RUNs in it.
 
 use std::fmt;
+use std::fs::File;
+use std::io::{Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::emulation::Emulator;
-use super::spec::RunSpec;
-use super::{Error, IdMap};
+use serde::Serialize;
+
+use super::emulation::{Emulator, Registry};
+use super::idmap::{self, Plan};
+use super::init::{Init, Running, Start};
+use super::spec::{Network, Order, Report, RunSpec};
+use super::{Error, IdMap, MAX_LOWERS};
+use crate::sys::cred::Namespaces;
+use crate::sys::{cred, mem, mount, process};
 
 /// How much isolation is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -126,62 +137,322 @@ pub struct RunOutcome {
 
 /// A wish to stop, shared by all who run something; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Cancel {}
+pub struct Cancel(Arc<CancelState>);
+
+#[derive(Debug)]
+struct CancelState {
+    wished: AtomicBool,
+    event: mem::Event,
+}
 
 impl Cancel {
     /// Makes one that nobody wished yet.
     pub fn new() -> Result<Cancel, Error> {
-        todo!()
+        let event = mem::Event::new()
+            .map_err(|source| Error::Sys { doing: "preparing to cancel", source })?;
+        Ok(Cancel(Arc::new(CancelState { wished: AtomicBool::new(false), event })))
     }
 
-    /// Stops everything that watches this: RUNs are killed.
+    /// Stops everything that watches this: RUNs are killed. Safe in a signal handler.
     pub fn cancel(&self) {
-        todo!()
+        self.0.wished.store(true, Ordering::SeqCst);
+        self.0.event.set();
     }
 
     /// Says whether somebody cancelled.
     pub fn is_cancelled(&self) -> bool {
-        todo!()
+        self.0.wished.load(Ordering::SeqCst)
+    }
+
+    /// Gives a descriptor that can be polled: readable once somebody cancelled.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.0.event.fd()
     }
 }
 
 /// The user namespace of a build and what its RUNs share.
 #[derive(Debug)]
-pub struct Session {}
+pub struct Session {
+    map: IdMap,
+    rung: Rung,
+    notes: Vec<String>,
+    init: Init,
+    emulators: Option<Registry>,
+}
 
 impl Session {
     /// Moves this process, which must have one thread, into the user namespace of a build.
-    pub fn enter(_options: &Options) -> Result<Session, Error> {
-        todo!()
+    ///
+    /// After an error from here the process may be inside of a namespace that is good for nothing:
+    /// report and end.
+    pub fn enter(options: &Options) -> Result<Session, Error> {
+        let threads = process::thread_count();
+        if threads != 1 {
+            return Err(Error::Threads { threads });
+        }
+        let sys = |doing| move |source| Error::Sys { doing, source };
+        let program = program_to_run(options)?;
+        let (map, rung, notes) = enter_namespaces(options)?;
+        mount::make_all_private().map_err(sys("making the mounts private"))?;
+        if rung != Rung::Root {
+            cred::set_ids(0, 0).map_err(sys("becoming root of the user namespace"))?;
+        }
+        let init = Init::start(&program)?;
+        Ok(Session { map, rung, notes, init, emulators: None })
     }
 
     /// Gives the ids that the namespace has.
     pub fn id_map(&self) -> &IdMap {
-        todo!()
+        &self.map
     }
 
     /// Gives the isolation that was reached.
     pub fn rung(&self) -> Rung {
-        todo!()
+        self.rung
     }
 
     /// Gives remarks for the user: what the host could not do, and what mends it.
     pub fn notes(&self) -> &[String] {
-        todo!()
+        &self.notes
     }
 
-    /// Makes programs of these architectures runnable.
-    pub fn register_emulators(&mut self, _emulators: &[Emulator]) -> Result<(), Error> {
-        todo!()
+    /// Makes programs of these architectures runnable in RUNs of this session.
+    pub fn register_emulators(&mut self, emulators: &[Emulator]) -> Result<(), Error> {
+        if emulators.is_empty() {
+            return Ok(());
+        }
+        let registry = match self.emulators.take() {
+            Some(registry) => registry,
+            None => match Registry::mount() {
+                Ok(registry) => registry,
+                Err(source) => return super::emulation::host_covers(emulators, &source),
+            },
+        };
+        let done = emulators.iter().try_for_each(|emulator| registry.add(emulator));
+        self.emulators = Some(registry);
+        done
     }
 
-    /// Runs one RUN to its end; may be called from many threads at a time.
+    /// Runs one RUN to its end; may be called from many threads at a time. What it writes is given
+    /// to `on_output` as it comes. Whatever it left running is killed.
     pub fn run(
         &self,
-        _spec: &RunSpec,
-        _on_output: &mut dyn FnMut(Stream, &[u8]),
-        _cancel: &Cancel,
+        spec: &RunSpec,
+        on_output: &mut dyn FnMut(Stream, &[u8]),
+        cancel: &Cancel,
     ) -> Result<RunOutcome, Error> {
-        todo!()
+        if spec.lowers.len() > MAX_LOWERS {
+            return Err(Error::TooManyLowers { count: spec.lowers.len() });
+        }
+        if cancel.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let sys = |doing| move |source| Error::Sys { doing, source };
+        let order = memfd_json(&Order {
+            spec: std::borrow::Cow::Borrowed(spec),
+            single_id: self.map.is_single(),
+            fresh_proc: self.init.fresh_proc,
+        })?;
+        let pipe = || mem::pipe().map_err(sys("making a pipe"));
+        let ((out, out_end), (err, err_end), (report, report_end)) = (pipe()?, pipe()?, pipe()?);
+        let running = self.init.start_run(&Start {
+            out: out_end.as_fd(),
+            err: err_end.as_fd(),
+            order: order.as_fd(),
+            report: report_end.as_fd(),
+            own_network: spec.network == Network::None,
+        })?;
+        drop((out_end, err_end, report_end));
+        let (text, ended) = follow(&running, [out, err, report], on_output, cancel)?;
+        if cancel.is_cancelled() && ended.signal.is_some() {
+            return Err(Error::Cancelled);
+        }
+        outcome(&text, ended)
     }
+}
+
+/// Passes on what the child writes until it has ended; gives what it reported. The pipes may stay
+/// open after that only if it passed them to somebody outside (over the host's network), so their
+/// end is not waited for.
+fn follow(
+    running: &Running,
+    mut pipes: [File; 3],
+    on_output: &mut dyn FnMut(Stream, &[u8]),
+    cancel: &Cancel,
+) -> Result<(Vec<u8>, process::Ended), Error> {
+    let sys = |doing| move |source| Error::Sys { doing, source };
+    for pipe in &pipes {
+        mem::set_nonblocking(pipe.as_fd()).map_err(sys("reading output"))?;
+    }
+    let mut report = Vec::new();
+    let mut buffer = vec![0u8; 64 * 1024];
+    let mut open = [true; 3];
+    let mut killed = false;
+    loop {
+        let [out, err, rep] = &pipes;
+        let ready = mem::poll_readable(
+            &[
+                open[0].then(|| out.as_fd()),
+                open[1].then(|| err.as_fd()),
+                open[2].then(|| rep.as_fd()),
+                Some(running.fd()),
+                (!killed).then(|| cancel.fd()),
+            ],
+            None,
+        )
+        .map_err(sys("waiting for output"))?;
+        let ended = ready[3];
+        if ready[4] {
+            running.kill()?;
+            killed = true;
+        }
+        for (i, pipe) in pipes.iter_mut().enumerate() {
+            if !open[i] || !(ready[i] || ended) {
+                continue;
+            }
+            // Once ended, all that is left is in the pipe already.
+            loop {
+                let n = match mem::read_available(pipe, &mut buffer) {
+                    Ok(Some(n)) => n,
+                    Ok(None) => break,
+                    Err(e) => return Err(Error::Setup { message: format!("reading output: {e}") }),
+                };
+                if n == 0 {
+                    open[i] = false;
+                    break;
+                }
+                match i {
+                    0 => on_output(Stream::Stdout, &buffer[..n]),
+                    1 => on_output(Stream::Stderr, &buffer[..n]),
+                    _ => report.extend_from_slice(&buffer[..n]),
+                }
+                if !ended {
+                    break;
+                }
+            }
+        }
+        if ended {
+            return Ok((report, running.ended()?));
+        }
+    }
+}
+
+/// Reads what the child reported, and its end, as an outcome.
+fn outcome(report: &[u8], ended: process::Ended) -> Result<RunOutcome, Error> {
+    let mut user = None;
+    let mut not_started = None;
+    for line in report.split(|&b| b == b'\n').filter(|line| !line.is_empty()) {
+        match serde_json::from_slice(line) {
+            Ok(Report::Ready { uid, gid }) => user = Some((uid, gid)),
+            Ok(Report::NotStarted { code, message, hint }) => {
+                not_started = Some(Status::NotStarted { code, message, hint });
+            }
+            Ok(Report::Setup { message }) => return Err(Error::Setup { message }),
+            Err(source) => return Err(Error::Spec(source)),
+        }
+    }
+    let status = match (ended.code, ended.signal) {
+        (Some(code), _) => Status::Exited(code),
+        (None, signal) => Status::Signaled(signal.unwrap_or(0)),
+    };
+    let Some((uid, gid)) = user else { return Err(Error::Died { status }) };
+    Ok(RunOutcome {
+        status: not_started.unwrap_or(status),
+        uid,
+        gid,
+        user_time: ended.user_time,
+        system_time: ended.system_time,
+    })
+}
+
+/// Writes JSON to a memfd, to be read from its start.
+fn memfd_json(value: &impl Serialize) -> Result<File, Error> {
+    let text = serde_json::to_vec(value).map_err(Error::Spec)?;
+    let mut file = mem::memfd("lapstrake-run")
+        .map_err(|source| Error::Sys { doing: "passing the run on", source })?;
+    file.write_all(&text)
+        .and_then(|()| file.rewind())
+        .map_err(|e| Error::Setup { message: format!("passing the run on: {e}") })?;
+    Ok(file)
+}
+
+/// Opens the program that children execute, in a form that they cannot write to: a sealed copy in
+/// memory, or (where the sysctl vm.memfd_noexec forbids it) the file itself, which the kernel
+/// protects while this process runs it (ETXTBSY).
+pub(super) fn program_to_run(options: &Options) -> Result<OwnedFd, Error> {
+    let path = options.exe.clone().unwrap_or_else(|| "/proc/self/exe".into());
+    let fail = |e: std::io::Error| Error::Setup { message: format!("{}: {e}", path.display()) };
+    let mut file = File::open(&path).map_err(fail)?;
+    match mem::sealed_copy(&mut file) {
+        Ok(copy) => reopen_read_only(&copy).map_err(fail),
+        Err(_) => Ok(file.into()),
+    }
+}
+
+/// A memfd is open for writing, which exec refuses (ETXTBSY) even when it is sealed.
+fn reopen_read_only(file: &File) -> std::io::Result<OwnedFd> {
+    let number = std::os::fd::AsRawFd::as_raw_fd(file);
+    File::open(format!("/proc/self/fd/{number}")).map(OwnedFd::from)
+}
+
+/// Unshares the user and mount namespaces and maps ids.
+fn enter_namespaces(options: &Options) -> Result<(IdMap, Rung, Vec<String>), Error> {
+    let sys = |doing| move |source| Error::Sys { doing, source };
+    let plan = idmap::plan(options);
+    let writer = match &plan {
+        Plan::Single { .. } => None,
+        _ => Some(idmap::Writer::start(&plan).map_err(sys("forking"))?),
+    };
+    if let Err(error) = cred::unshare(Namespaces::USER | Namespaces::MOUNT) {
+        if let Some(writer) = writer {
+            writer.dismiss();
+        }
+        return match plan {
+            Plan::Direct(map) if cred::unshare(Namespaces::MOUNT).is_ok() => {
+                let note = format!(
+                    "no user namespace ({}): RUN is isolated by mount and pid namespaces only",
+                    error.one_line()
+                );
+                Ok((map, Rung::Root, vec![note]))
+            }
+            _ => Err(idmap::explain_no_userns(&error)),
+        };
+    }
+    let no_range = |reason: String, hint: String| Error::NoIdRange { reason, hint };
+    let (single, reason, hint) = match (plan, writer) {
+        (Plan::Single { map, reason, hint }, _) => (map, reason, hint),
+        (Plan::Direct(map) | Plan::Programs { map, .. }, Some(writer)) => {
+            let own = IdMap {
+                uids: map.uids.iter().filter(|r| r.inside == 0).copied().collect(),
+                gids: map.gids.iter().filter(|r| r.inside == 0).copied().collect(),
+            };
+            match writer.write() {
+                Ok(()) => {
+                    let rung = if map.is_single() { Rung::UsernsSingle } else { Rung::Userns };
+                    return Ok((map, rung, Vec::new()));
+                }
+                Err(reason) => (own, reason, "run `lapstrake doctor`".to_owned()),
+            }
+        }
+        (plan, None) => return Err(no_range(format!("{plan:?}"), String::new())),
+    };
+    if options.isolation == Isolation::Userns {
+        return Err(no_range(reason, hint));
+    }
+    let single = IdMap {
+        uids: single.uids.iter().map(|r| super::IdRange { count: 1, ..*r }).collect(),
+        gids: single.gids.iter().map(|r| super::IdRange { count: 1, ..*r }).collect(),
+    };
+    idmap::write_single(&single).map_err(|reason| {
+        let (why, hint) = idmap::why_no_userns();
+        Error::NoUserNamespace { who: "this user".into(), reason: reason + &why, hint }
+    })?;
+    let mut notes = Vec::new();
+    if options.isolation == Isolation::Auto {
+        notes.push(format!(
+            "only one user id is mapped ({reason}): programs in RUN cannot become other users\n\
+             to mend: {hint}"
+        ));
+    }
+    Ok((single, Rung::UsernsSingle, notes))
 }

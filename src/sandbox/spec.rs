@@ -1,6 +1,7 @@
 //! What one RUN needs, as plain data: written as JSON to a memfd by the builder and read by the
 //! child, so that the child depends on nothing that the builder had in memory.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -145,6 +146,17 @@ pub enum Access {
         /// Taken for upper and work directory.
         scratch: PathBuf,
     },
+}
+
+/// What the builder tells the child: the spec, and what the session knows of the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Order<'a> {
+    /// What to run.
+    pub(super) spec: Cow<'a, RunSpec>,
+    /// The user namespace has one id.
+    pub(super) single_id: bool,
+    /// /proc can be mounted anew.
+    pub(super) fresh_proc: bool,
 }
 
 /// What the child says before it becomes the program; one JSON object on the report pipe.

@@ -17,11 +17,13 @@
 //! Start reading at [`writer`], then [`diff`].
 
 mod diff;
+mod merge;
 mod stubs;
 mod writer;
 
 pub use diff::{DiffOptions, diff};
-pub use stubs::{StubKind, merge, stubs};
+pub use merge::merge;
+pub use stubs::{StubKind, stubs};
 pub use writer::{Contents, TreeWriter, unpack};
 
 use crate::layer::RootPath;

@@ -35,6 +35,7 @@ pub mod age;
 pub mod blob;
 pub mod fsck;
 pub mod gc;
+pub mod image;
 pub mod lock;
 mod mark;
 pub mod mount;
@@ -59,6 +60,7 @@ use crate::oci::Digest;
 pub use blob::{BlobWriter, Blobs};
 pub use fsck::{Finding, FsckOptions, fsck};
 pub use gc::{Amount, Category, PruneOptions, Pruned, prune, usage};
+pub use image::Images;
 pub use lock::{Guard, Locks};
 pub use mount::{MountGuard, MountId, Mounts, Sharing};
 pub use pack::{PackParams, PackRecord, Packs};
@@ -221,6 +223,11 @@ impl Store {
         Trees::new(self)
     }
 
+    /// The named images.
+    pub fn images(&self) -> Images<'_> {
+        Images::new(self)
+    }
+
     /// The cache mounts.
     pub fn mounts(&self) -> Mounts<'_> {
         Mounts::new(self)
@@ -256,6 +263,29 @@ impl Store {
     /// is equal only for equal maps. Trees made with another map are absent.
     pub fn set_id_map(&self, fingerprint: &str) {
         *lock(&self.inner.id_map) = fingerprint.to_owned();
+    }
+
+    /// Gives the id map that trees are looked up with.
+    pub fn id_map(&self) -> String {
+        lock(&self.inner.id_map).clone()
+    }
+
+    /// Remembers the present id map, so that the next build can look trees up before it enters a
+    /// user namespace. Losing it costs that build nothing but time.
+    pub fn remember_id_map(&self, user: u32) -> Result<()> {
+        let fingerprint = self.id_map();
+        let path = self.path(&format!("id-map-{user}"));
+        if fs::read_to_string(&path).is_ok_and(|known| known == fingerprint) {
+            return Ok(());
+        }
+        self.write_whole(&path, fingerprint.as_bytes())
+    }
+
+    /// Takes up the id map that an earlier build of this user remembered.
+    pub fn recall_id_map(&self, user: u32) {
+        if let Ok(fingerprint) = fs::read_to_string(self.path(&format!("id-map-{user}"))) {
+            self.set_id_map(&fingerprint);
+        }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

@@ -73,6 +73,12 @@ impl<'s> Packs<'s> {
         record::write(self.store, &self.path(layer, params), &filed)
     }
 
+    /// Forgets into which blob a layer was packed: its contents are new.
+    pub fn remove(&self, layer: &LayerId, params: &PackParams) {
+        // A record that is not there, or that cannot go, at worst names a blob of the same key.
+        let _ = std::fs::remove_file(self.path(layer, params));
+    }
+
     /// Reads the file `path` without counting that as a use, for the pruner.
     pub(super) fn peek(path: &std::path::Path) -> Option<Filed<PackRecord>> {
         record::peek(path)

@@ -91,3 +91,13 @@ fn show_fd(fd: BorrowedFd<'_>) -> String {
         Err(_) => format!("fd {}", fd.as_raw_fd()),
     }
 }
+
+/// Turns the -1 of a C call into the errno it left.
+fn check<T: Into<i64> + Copy>(done: T, what: impl FnOnce() -> (&'static str, String)) -> Result<T> {
+    if done.into() != -1 {
+        return Ok(done);
+    }
+    let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
+    let (call, args) = what();
+    Err(Error::new(call, args, Errno::from_raw_os_error(errno)))
+}

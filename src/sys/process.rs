@@ -1,1 +1,445 @@
-//! To come.
+//! Processes: starting them in new namespaces, waiting for them, becoming another program.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal};
+
+use super::cred::Namespaces;
+use super::{Errno, Error, Result, check, show_fd};
+
+/// A program to be started by [`spawn`].
+#[derive(Debug)]
+pub struct Spawn<'a> {
+    /// The program.
+    pub program: BorrowedFd<'a>,
+    /// Its arguments, argv[0] first.
+    pub args: &'a [CString],
+    /// Its environment.
+    pub env: &'a [CString],
+    /// What it finds as descriptors 0, 1, 2 and so on; all others are closed.
+    pub fds: &'a [BorrowedFd<'a>],
+    /// Namespaces to be made for it.
+    pub namespaces: Namespaces,
+}
+
+/// A started process. Dropping it neither kills nor reaps it.
+#[derive(Debug)]
+pub struct Child {
+    pid: libc::pid_t,
+    pidfd: OwnedFd,
+}
+
+/// How a process ended, and what it cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Exit code, unless a signal killed it.
+    pub code: Option<i32>,
+    /// The signal that killed it.
+    pub signal: Option<i32>,
+    /// Processor time in user mode, with that of children it waited for.
+    pub user_time: Duration,
+    /// Processor time in the kernel.
+    pub system_time: Duration,
+}
+
+/// What the child of [`spawn`] needs between clone and exec, where it shares our memory.
+struct Launch {
+    program: RawFd,
+    args: Vec<*const libc::c_char>,
+    env: Vec<*const libc::c_char>,
+    fds: Vec<RawFd>,
+    errno: libc::c_int,
+    step: &'static str,
+}
+
+/// Starts a program like vfork and exec do: no page table is copied, and this thread sleeps until
+/// the child has become the program. Safe with other threads about.
+pub fn spawn(spawn: &Spawn<'_>) -> Result<Child> {
+    let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
+        list.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let mut launch = Launch {
+        program: spawn.program.as_raw_fd(),
+        args: pointers(spawn.args),
+        env: pointers(spawn.env),
+        fds: spawn.fds.iter().map(AsRawFd::as_raw_fd).collect(),
+        errno: 0,
+        step: "",
+    };
+    let args = || format!("{}, {:?}", show_fd(spawn.program), spawn.namespaces);
+    let child =
+        clone_vfork(&mut launch, spawn.namespaces).map_err(|e| Error::new("clone", args(), e))?;
+    if launch.errno != 0 {
+        let _ = child.wait();
+        return Err(Error::new(launch.step, args(), Errno::from_raw_os_error(launch.errno)));
+    }
+    Ok(child)
+}
+
+fn clone_vfork(launch: &mut Launch, namespaces: Namespaces) -> std::result::Result<Child, Errno> {
+    // 32 KiB: the child calls four libc wrappers; the largest frame is that of clone itself.
+    const STACK: usize = 32 * 1024;
+    let mut stack = vec![0u128; STACK / size_of::<u128>()];
+    let mut pidfd: libc::c_int = -1;
+    let flags =
+        libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD | namespaces.bits();
+    // SAFETY: the child runs `launch_child` on its own stack, 16-byte aligned by u128, which outlives
+    // it because CLONE_VFORK keeps this thread asleep until it has called exec or _exit. Signals are
+    // blocked around it, so that no handler of ours runs there. It touches nothing but `launch`.
+    #[expect(unsafe_code, reason = "no crate offers vfork into namespaces")]
+    unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        let mut before: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
+        let top = stack.as_mut_ptr().add(stack.len());
+        let pid = libc::clone(
+            launch_child,
+            top.cast(),
+            flags,
+            std::ptr::from_mut(launch).cast(),
+            &raw mut pidfd,
+        );
+        let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
+        if pid == -1 {
+            return Err(Errno::from_raw_os_error(errno));
+        }
+        Ok(Child { pid, pidfd: OwnedFd::from_raw_fd(pidfd) })
+    }
+}
+
+/// Runs in the child, in the parent's memory: only raw calls, no allocation, no return on success.
+extern "C" fn launch_child(launch: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: `launch` is the `Launch` of the sleeping parent; nobody else uses it now. The calls
+    // below are async-signal-safe and get valid pointers.
+    #[expect(unsafe_code, reason = "the child of vfork")]
+    unsafe {
+        let launch = &mut *launch.cast::<Launch>();
+        let fail = |launch: &mut Launch, step: &'static str| -> ! {
+            launch.errno = *libc::__errno_location();
+            launch.step = step;
+            libc::_exit(127)
+        };
+        // Above the targets first: a source may have the number of a target.
+        let base = launch.fds.len() as libc::c_int + 3;
+        let program = libc::fcntl(launch.program, libc::F_DUPFD_CLOEXEC, base);
+        if program == -1 {
+            fail(launch, "fcntl F_DUPFD");
+        }
+        for i in 0..launch.fds.len() {
+            let high = libc::fcntl(launch.fds[i], libc::F_DUPFD_CLOEXEC, base);
+            if high == -1 {
+                fail(launch, "fcntl F_DUPFD");
+            }
+            launch.fds[i] = high;
+        }
+        for i in 0..launch.fds.len() {
+            if libc::dup2(launch.fds[i], i as libc::c_int) == -1 {
+                fail(launch, "dup2");
+            }
+        }
+        // Descriptors inherited by us without close-on-exec. Linux 5.11; else `close_from` in the
+        // child does it.
+        libc::syscall(
+            libc::SYS_close_range,
+            launch.fds.len() as libc::c_uint,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        );
+        libc::syscall(
+            libc::SYS_execveat,
+            program,
+            c"".as_ptr(),
+            launch.args.as_ptr(),
+            launch.env.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        );
+        fail(launch, "execveat")
+    }
+}
+
+impl Child {
+    /// Gives the descriptor that becomes readable when the process has ended.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Gives the process id, in this process's namespace.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Kills it; one that has ended is fine.
+    pub fn kill(&self) -> Result<()> {
+        match rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(e) => Err(Error::new("pidfd_send_signal", format!("{}, KILL", self.pid), e)),
+        }
+    }
+
+    /// Waits for its end, and reaps it.
+    pub fn wait(&self) -> Result<Ended> {
+        wait(self.pid)
+    }
+}
+
+/// Waits for the end of a child, and reaps it.
+pub fn wait(pid: i32) -> Result<Ended> {
+    let mut status: libc::c_int = 0;
+    loop {
+        // SAFETY: rusage is plain old data; both pointers are to locals.
+        #[expect(unsafe_code, reason = "no crate has wait4, which alone tells processor time")]
+        let (done, usage) = unsafe {
+            let mut usage: libc::rusage = std::mem::zeroed();
+            (libc::wait4(pid, &raw mut status, 0, &raw mut usage), usage)
+        };
+        match check(done, || ("wait4", pid.to_string())) {
+            Err(e) if e.is(Errno::INTR) => {}
+            Err(e) => return Err(e),
+            Ok(_) => {
+                return Ok(Ended {
+                    code: libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status)),
+                    signal: libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status)),
+                    user_time: duration(usage.ru_utime),
+                    system_time: duration(usage.ru_stime),
+                });
+            }
+        }
+    }
+}
+
+fn duration(time: libc::timeval) -> Duration {
+    let micros = time.tv_sec as i64 * 1_000_000 + time.tv_usec as i64;
+    Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+}
+
+/// Counts the threads of this process.
+pub fn thread_count() -> usize {
+    std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count)
+}
+
+/// Forks this process, which must have one thread (else EBUSY), into new namespaces. The child runs
+/// `body` and exits with what it gives.
+pub fn fork(namespaces: Namespaces, body: impl FnOnce() -> u8) -> Result<i32> {
+    if thread_count() != 1 {
+        return Err(Error::new("fork", "a process with threads", Errno::BUSY));
+    }
+    let args = || ("clone", format!("{namespaces:?}"));
+    // SAFETY: a clone without CLONE_VM and without a stack is a fork. With one thread, no lock is
+    // held by anyone who does not exist in the child.
+    #[expect(unsafe_code, reason = "fork, with namespaces")]
+    let pid = unsafe {
+        let flags = libc::c_long::from(libc::SIGCHLD | namespaces.bits());
+        #[cfg(target_arch = "s390x")]
+        let pid = libc::syscall(libc::SYS_clone, 0, flags, 0, 0, 0);
+        #[cfg(not(target_arch = "s390x"))]
+        let pid = libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0);
+        pid
+    };
+    if check(pid, args)? == 0 {
+        let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or(125);
+        exit_now(code);
+    }
+    i32::try_from(pid).map_err(|_| Error::new("clone", pid, Errno::OVERFLOW))
+}
+
+/// Ends this process without running destructors or flushing anything.
+pub fn exit_now(code: u8) -> ! {
+    // SAFETY: _exit takes an integer and does not return.
+    #[expect(unsafe_code, reason = "std can only exit with destructors of statics")]
+    unsafe {
+        libc::_exit(code.into())
+    }
+}
+
+/// Lets the kernel kill this process when the thread that started it ends.
+pub fn die_with_parent() -> Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(|e| Error::new("prctl", "PR_SET_PDEATHSIG, KILL", e))
+}
+
+/// Starts a session, so that no terminal sends signals here. Fails for a group leader.
+pub fn setsid() -> Result<()> {
+    rustix::process::setsid().map(drop).map_err(|e| Error::new("setsid", "", e))
+}
+
+/// Closes all descriptors from `first` on.
+pub fn close_from(first: i32) {
+    // SAFETY: takes integers. Only called where nobody owns these descriptors: in a process that is
+    // about to be another program, or to wait for its end.
+    #[expect(unsafe_code, reason = "rustix has no close_range")]
+    let done = unsafe {
+        libc::syscall(libc::SYS_close_range, first as libc::c_uint, libc::c_uint::MAX, 0)
+    };
+    if done == 0 {
+        return;
+    }
+    // Linux < 5.9.
+    let open: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|&fd| fd >= first)
+        .collect();
+    for fd in open {
+        // SAFETY: as above; the listing's own descriptor is closed already, which EBADF tells.
+        #[expect(unsafe_code, reason = "closing by number")]
+        unsafe {
+            libc::close(fd);
+        }
+    }
+}
+
+/// Closes all descriptors but these, which get the numbers 0, 1, 2 and so on. For a forked process
+/// that will do one thing only.
+pub fn keep_only<const N: usize>(fds: [BorrowedFd<'_>; N]) -> Result<[OwnedFd; N]> {
+    let base = i32::try_from(N).map_err(|_| Error::new("dup2", N, Errno::MFILE))?;
+    let high: Vec<OwnedFd> = fds
+        .iter()
+        .map(|fd| {
+            rustix::io::fcntl_dupfd_cloexec(fd, base)
+                .map_err(|e| Error::new("fcntl F_DUPFD", show_fd(*fd), e))
+        })
+        .collect::<Result<_>>()?;
+    for (number, fd) in (0..).zip(&high) {
+        // SAFETY: takes integers. The numbers below N are owned by nobody who will use them again.
+        #[expect(unsafe_code, reason = "rustix dups to owned descriptors only")]
+        let kept = unsafe { libc::dup3(fd.as_raw_fd(), number, libc::O_CLOEXEC) };
+        check(kept, || ("dup3", show_fd(fd.as_fd())))?;
+    }
+    std::mem::forget(high);
+    close_from(base);
+    let mut number = -1;
+    Ok([(); N].map(|()| {
+        number += 1;
+        // SAFETY: 0 to N - 1 were just opened by the calls above.
+        #[expect(unsafe_code, reason = "descriptors by number")]
+        unsafe {
+            OwnedFd::from_raw_fd(number)
+        }
+    }))
+}
+
+/// Takes a descriptor that this process was started with. None when it is not open.
+pub fn inherited_fd(number: i32) -> Option<OwnedFd> {
+    // SAFETY: F_GETFD takes an integer and tells whether the descriptor is open. By contract with
+    // whoever started this process, nobody else owns it.
+    #[expect(unsafe_code, reason = "descriptors passed by number")]
+    unsafe {
+        if libc::fcntl(number, libc::F_GETFD) == -1 {
+            return None;
+        }
+        Some(OwnedFd::from_raw_fd(number))
+    }
+}
+
+/// Puts all signals back to what a fresh process expects: no handlers, nothing ignored (Rust
+/// ignores SIGPIPE), nothing blocked.
+pub fn reset_signals() {
+    // SAFETY: SIG_DFL is valid for every signal; the kernel refuses KILL, STOP and unknown ones.
+    #[expect(unsafe_code, reason = "no crate resets all signals")]
+    unsafe {
+        for signal in 1..=64 {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut none);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+    }
+}
+
+/// Becomes the program at `path`; only returns to say why not.
+pub fn exec(path: &CStr, args: &[CString], env: &[CString]) -> Error {
+    let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
+        list.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let (argv, envp) = (pointers(args), pointers(env));
+    // SAFETY: all three are NUL-terminated and outlive the call.
+    #[expect(unsafe_code, reason = "std's exec looks up PATH and changes signals by its own rules")]
+    let done = unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+    match check(done, || ("execve", format!("{path:?}"))) {
+        Err(error) => error,
+        Ok(_) => Error::new("execve", format!("{path:?}"), Errno::IO),
+    }
+}
+
+/// Changes the working directory to a path.
+pub fn chdir(path: &CStr) -> Result<()> {
+    rustix::process::chdir(path).map_err(|e| Error::new("chdir", format!("{path:?}"), e))
+}
+
+/// Changes the working directory to an open directory.
+pub fn chdir_fd(dir: BorrowedFd<'_>) -> Result<()> {
+    rustix::process::fchdir(dir).map_err(|e| Error::new("fchdir", show_fd(dir), e))
+}
+
+/// Gives the working directory as the kernel sees it; `(unreachable)...` when it lies outside of
+/// the root.
+pub fn getcwd() -> Result<Vec<u8>> {
+    rustix::process::getcwd(Vec::new())
+        .map(CString::into_bytes)
+        .map_err(|e| Error::new("getcwd", "", e))
+}
+
+/// Sends SIGKILL to a child by its id.
+pub fn kill(pid: i32) -> Result<()> {
+    let Some(pid) = Pid::from_raw(pid) else {
+        return Err(Error::new("kill", pid, Errno::SRCH));
+    };
+    match rustix::process::kill_process(pid, Signal::KILL) {
+        Ok(()) | Err(Errno::SRCH) => Ok(()),
+        Err(e) => Err(Error::new("kill", format!("{pid:?}, KILL"), e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Read;
+
+    use super::super::mem;
+    use super::*;
+
+    #[test]
+    fn a_spawned_program_gets_its_descriptors_and_nothing_else() {
+        let program = File::open("/bin/sh").unwrap();
+        let null = File::open("/dev/null").unwrap();
+        let (mut reader, writer) = mem::pipe().unwrap();
+        // Kept open without close-on-exec, as a parent of ours may have done.
+        let leak = File::open("/dev/zero").unwrap();
+        mem::set_cloexec(leak.as_fd(), false).unwrap();
+        let args = ["sh", "-c", "echo $A; ls /proc/self/fd | wc -l; exit 7"]
+            .map(|s| CString::new(s).unwrap());
+        let child = spawn(&Spawn {
+            program: program.as_fd(),
+            args: &args,
+            env: &[c"A=b".to_owned(), c"PATH=/usr/bin:/bin".to_owned()],
+            fds: &[null.as_fd(), writer.as_fd(), writer.as_fd()],
+            namespaces: Namespaces::NONE,
+        })
+        .unwrap();
+        drop(writer);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        // 0, 1, 2 and the directory that ls itself opened.
+        assert_eq!(text, "b\n4\n");
+        assert_eq!(child.wait().unwrap().code, Some(7));
+    }
+
+    #[test]
+    fn a_failed_exec_is_told() {
+        let program = File::open("/etc/passwd").unwrap();
+        let error = spawn(&Spawn {
+            program: program.as_fd(),
+            args: &[c"x".to_owned()],
+            env: &[],
+            fds: &[],
+            namespaces: Namespaces::NONE,
+        })
+        .unwrap_err();
+        assert!(error.is(Errno::ACCESS), "{error}");
+    }
+}

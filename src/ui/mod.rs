@@ -3,3 +3,5 @@
 //! Text is made here and written by the caller; nothing in here decides what a build does.
 
 pub mod diagnostic;
+pub mod progress;
+pub mod text;

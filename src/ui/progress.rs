@@ -101,7 +101,10 @@ fn write(text: &str) {
 
 /// Width and height of the terminal.
 fn size() -> (usize, usize) {
-    crate::sys::terminal_size().unwrap_or((80, 24))
+    match terminal_size::terminal_size_of(std::io::stderr()) {
+        Some((width, height)) => (usize::from(width.0), usize::from(height.0)),
+        None => (80, 24),
+    }
 }
 
 struct Quiet;
@@ -201,11 +204,7 @@ impl View for Plain {
                     known.told.insert(item.clone(), *done);
                 }
                 let total = total.map(|total| format!(" / {}", text::size(total)));
-                format!(
-                    "#{number} {item} {}{}\n",
-                    text::size(*done),
-                    total.unwrap_or_default()
-                )
+                format!("#{number} {item} {}{}\n", text::size(*done), total.unwrap_or_default())
             }
             Event::Finished { step, took } => {
                 let mut out = self.lines(*step, b"", at, true);
@@ -285,11 +284,7 @@ impl Live {
             .iter()
             .filter(|step| !matches!(step.state, State::Waiting | State::Running))
             .count();
-        lines.push(format!(
-            "[+] Building {} ({done}/{})",
-            text::duration(at),
-            self.steps.len()
-        ));
+        lines.push(format!("[+] Building {} ({done}/{})", text::duration(at), self.steps.len()));
         for step in &self.steps {
             let (mark, time) = match step.state {
                 State::Waiting => continue,
@@ -312,11 +307,8 @@ impl Live {
             if step.state == State::Running {
                 for (item, (done, total)) in &step.moving {
                     let total = total.map(|total| format!(" / {}", text::size(total)));
-                    let line = format!(
-                        " => => {item} {}{}",
-                        text::size(*done),
-                        total.unwrap_or_default()
-                    );
+                    let line =
+                        format!(" => => {item} {}{}", text::size(*done), total.unwrap_or_default());
                     lines.push(text::fit(&line, self.width.saturating_sub(1)));
                 }
                 for line in &step.tail {
@@ -403,7 +395,11 @@ impl View for Live {
         }
         // At most some twenty pictures a second: a chatty step must not be slowed by its display.
         let recent = self.last.is_some_and(|last| at.saturating_sub(last).as_millis() < 50);
-        if recent || !urgent && self.last.is_some() && recent { String::new() } else { self.draw(at) }
+        if recent || !urgent && self.last.is_some() && recent {
+            String::new()
+        } else {
+            self.draw(at)
+        }
     }
 
     fn end(&mut self) -> String {

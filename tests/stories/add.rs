@@ -6,7 +6,11 @@ use crate::support::image::{Made, Tar, Writer, gzip};
 use crate::support::{TestEnv, host_platform};
 
 fn sample() -> Tar {
-    Tar::new().dir("pack").file_as("pack/file", 0o640, (7, 8), b"packed").symlink("pack/link", "file").hard_link("pack/hard", "pack/file")
+    Tar::new()
+        .dir("pack")
+        .file_as("pack/file", 0o640, (7, 8), b"packed")
+        .symlink("pack/link", "file")
+        .hard_link("pack/hard", "pack/file")
 }
 
 // BuildKit testDockerfileAddArchive; detection is by content, never by name.

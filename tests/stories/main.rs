@@ -24,6 +24,8 @@ mod copy;
 mod errors;
 /// FROM in all its forms.
 mod from;
+/// The harness itself.
+mod harness;
 /// .dockerignore.
 mod ignore;
 /// The main job: demo, Debian, our own image.

@@ -50,7 +50,15 @@ impl Tar {
         self.builder.get_or_insert_with(|| tar::Builder::new(Vec::new()))
     }
 
-    fn push(mut self, path: &str, kind: tar::EntryType, mode: u32, ids: (u64, u64), link: &str, content: &[u8]) -> Self {
+    fn push(
+        mut self,
+        path: &str,
+        kind: tar::EntryType,
+        mode: u32,
+        ids: (u64, u64),
+        link: &str,
+        content: &[u8],
+    ) -> Self {
         let mut header = tar::Header::new_ustar();
         header.set_entry_type(kind);
         header.set_mode(mode);
@@ -144,14 +152,16 @@ impl<'a> Writer<'a> {
     /// Makes the directories.
     pub fn new(dir: &'a Path) -> Self {
         fs::create_dir_all(dir.join("blobs/sha256")).expect("the parent is writable");
-        fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).expect("it was just made");
+        fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)
+            .expect("it was just made");
         Writer { dir }
     }
 
     /// Writes a blob and gives its descriptor.
     pub fn blob(&self, media_type: &str, bytes: &[u8]) -> Value {
         let digest = sha256(bytes);
-        fs::write(self.dir.join("blobs/sha256").join(&digest[7..]), bytes).expect("the directory was made");
+        fs::write(self.dir.join("blobs/sha256").join(&digest[7..]), bytes)
+            .expect("the directory was made");
         json!({"mediaType": media_type, "digest": digest, "size": bytes.len()})
     }
 
@@ -179,10 +189,10 @@ impl<'a> Writer<'a> {
                 "application/vnd.docker.distribution.manifest.v2+json",
             )
         };
-        let layers: Vec<Value> = image.layers.iter().map(|tar| self.blob(layer_type, &gzip(tar))).collect();
+        let layers: Vec<Value> =
+            image.layers.iter().map(|tar| self.blob(layer_type, &gzip(tar))).collect();
         let mut config = image.config.clone();
-        config["rootfs"] =
-            json!({"type": "layers", "diff_ids": image.layers.iter().map(|tar| sha256(tar)).collect::<Vec<_>>()});
+        config["rootfs"] = json!({"type": "layers", "diff_ids": image.layers.iter().map(|tar| sha256(tar)).collect::<Vec<_>>()});
         let platform = {
             let mut platform = json!({"os": config["os"], "architecture": config["architecture"]});
             for key in ["variant", "os.version"] {
@@ -234,9 +244,11 @@ pub fn busybox_layer(platform: &str) -> Vec<u8> {
     let layout = super::layout::Layout::open(&super::cache().join("busybox"));
     let image = layout.platform(platform);
     let digest = image.layer_digests().remove(0);
-    let blob = fs::read(layout.dir.join("blobs/sha256").join(&digest[7..])).expect("it was read before");
+    let blob =
+        fs::read(layout.dir.join("blobs/sha256").join(&digest[7..])).expect("it was read before");
     let mut tar = Vec::new();
-    std::io::Read::read_to_end(&mut flate2::read::MultiGzDecoder::new(blob.as_slice()), &mut tar).expect("it is gzip");
+    std::io::Read::read_to_end(&mut flate2::read::MultiGzDecoder::new(blob.as_slice()), &mut tar)
+        .expect("it is gzip");
     tar
 }
 

@@ -89,30 +89,50 @@ impl Layout {
     /// Reads and checks a layout directory.
     #[track_caller]
     pub fn open(dir: &Path) -> Self {
-        let marker = fs::read_to_string(dir.join("oci-layout")).expect("a layout has a file oci-layout");
-        let marker: Value = serde_json::from_str(&marker).expect("oci-layout is JSON");
-        assert_eq!(text(&marker, "imageLayoutVersion"), "1.0.0");
-        let index_bytes = fs::read(dir.join("index.json")).expect("a layout has an index.json");
-        oci_spec::image::ImageIndex::from_reader(index_bytes.as_slice()).expect("oci-spec reads index.json");
-        let index: Value = serde_json::from_slice(&index_bytes).expect("index.json is JSON");
-
-        let mut reader = Reader { dir, seen: BTreeSet::new(), images: Vec::new() };
-        for descriptor in index["manifests"].as_array().expect("an index has manifests") {
-            let name = text(&descriptor["annotations"], "org.opencontainers.image.ref.name").to_owned();
-            reader.walk(descriptor, &name);
-        }
-        let Reader { seen, images, .. } = reader;
+        let (layout, seen) = Self::read(dir);
         for blob in fs::read_dir(dir.join("blobs/sha256")).expect("a layout has blobs").flatten() {
             let name = format!("sha256:{}", blob.file_name().to_string_lossy());
             assert!(seen.contains(&name), "blob {name} belongs to nothing in {}", dir.display());
         }
-        Layout { dir: dir.to_owned(), index, images }
+        layout
+    }
+
+    /// Reads and checks the layout of a store, which holds blobs that no name reaches.
+    #[track_caller]
+    pub fn open_store(dir: &Path) -> Self {
+        Self::read(dir).0
+    }
+
+    fn read(dir: &Path) -> (Self, BTreeSet<String>) {
+        let marker =
+            fs::read_to_string(dir.join("oci-layout")).expect("a layout has a file oci-layout");
+        let marker: Value = serde_json::from_str(&marker).expect("oci-layout is JSON");
+        assert_eq!(text(&marker, "imageLayoutVersion"), "1.0.0");
+        let index_bytes = fs::read(dir.join("index.json")).expect("a layout has an index.json");
+        oci_spec::image::ImageIndex::from_reader(index_bytes.as_slice())
+            .expect("oci-spec reads index.json");
+        let index: Value = serde_json::from_slice(&index_bytes).expect("index.json is JSON");
+
+        let mut reader = Reader { dir, seen: BTreeSet::new(), images: Vec::new() };
+        for descriptor in index["manifests"].as_array().expect("an index has manifests") {
+            let name =
+                text(&descriptor["annotations"], "org.opencontainers.image.ref.name").to_owned();
+            reader.walk(descriptor, &name);
+        }
+        let Reader { seen, images, .. } = reader;
+        (Layout { dir: dir.to_owned(), index, images }, seen)
     }
 
     /// The image of a layout that has one.
     #[track_caller]
     pub fn only(&self) -> Image {
-        assert_eq!(self.images.len(), 1, "the layout has {} images: {:?}", self.images.len(), self.platforms());
+        assert_eq!(
+            self.images.len(),
+            1,
+            "the layout has {} images: {:?}",
+            self.images.len(),
+            self.platforms()
+        );
         self.images[0].1.clone()
     }
 
@@ -169,7 +189,8 @@ impl Reader<'_> {
     fn blob(&mut self, descriptor: &Value) -> Vec<u8> {
         let digest = text(descriptor, "digest");
         let hex = digest.strip_prefix("sha256:").unwrap_or_else(|| panic!("digest {digest:?}"));
-        let bytes = fs::read(self.dir.join("blobs/sha256").join(hex)).unwrap_or_else(|error| panic!("blob {digest}: {error}"));
+        let bytes = fs::read(self.dir.join("blobs/sha256").join(hex))
+            .unwrap_or_else(|error| panic!("blob {digest}: {error}"));
         assert_eq!(sha256(&bytes), digest, "a blob's content");
         assert_eq!(descriptor["size"].as_u64(), Some(bytes.len() as u64), "size of {digest}");
         self.seen.insert(digest.to_owned());
@@ -179,19 +200,31 @@ impl Reader<'_> {
     fn walk(&mut self, descriptor: &Value, name: &str) {
         let bytes = self.blob(descriptor);
         let value: Value = serde_json::from_slice(&bytes).expect("a manifest is JSON");
-        assert_eq!(text(descriptor, "mediaType"), text(&value, "mediaType"), "descriptor and manifest agree");
+        assert_eq!(
+            text(descriptor, "mediaType"),
+            text(&value, "mediaType"),
+            "descriptor and manifest agree"
+        );
         match text(descriptor, "mediaType") {
-            "application/vnd.oci.image.index.v1+json" | "application/vnd.docker.distribution.manifest.list.v2+json" => {
-                oci_spec::image::ImageIndex::from_reader(bytes.as_slice()).expect("oci-spec reads the index");
+            "application/vnd.oci.image.index.v1+json"
+            | "application/vnd.docker.distribution.manifest.list.v2+json" => {
+                oci_spec::image::ImageIndex::from_reader(bytes.as_slice())
+                    .expect("oci-spec reads the index");
                 for child in value["manifests"].as_array().expect("an index has manifests") {
                     self.walk(child, name);
                 }
             }
-            "application/vnd.oci.image.manifest.v1+json" | "application/vnd.docker.distribution.manifest.v2+json" => {
-                oci_spec::image::ImageManifest::from_reader(bytes.as_slice()).expect("oci-spec reads the manifest");
+            "application/vnd.oci.image.manifest.v1+json"
+            | "application/vnd.docker.distribution.manifest.v2+json" => {
+                oci_spec::image::ImageManifest::from_reader(bytes.as_slice())
+                    .expect("oci-spec reads the manifest");
                 let image = self.image(text(descriptor, "digest"), value);
                 if let Some(platform) = descriptor.get("platform") {
-                    assert_eq!(platform_text(platform), image.platform(), "the descriptor's platform is the config's");
+                    assert_eq!(
+                        platform_text(platform),
+                        image.platform(),
+                        "the descriptor's platform is the config's"
+                    );
                 }
                 self.images.push((name.to_owned(), image));
             }
@@ -201,25 +234,34 @@ impl Reader<'_> {
 
     fn image(&mut self, digest: &str, manifest: Value) -> Image {
         let config_bytes = self.blob(&manifest["config"]);
-        oci_spec::image::ImageConfiguration::from_reader(config_bytes.as_slice()).expect("oci-spec reads the config");
+        oci_spec::image::ImageConfiguration::from_reader(config_bytes.as_slice())
+            .expect("oci-spec reads the config");
         let config: Value = serde_json::from_slice(&config_bytes).expect("a config is JSON");
         let docker = text(&manifest, "mediaType").contains("docker");
-        let expected =
-            if docker { "application/vnd.docker.container.image.v1+json" } else { "application/vnd.oci.image.config.v1+json" };
+        let expected = if docker {
+            "application/vnd.docker.container.image.v1+json"
+        } else {
+            "application/vnd.oci.image.config.v1+json"
+        };
         assert_eq!(text(&manifest["config"], "mediaType"), expected);
         assert_eq!(text(&config["rootfs"], "type"), "layers");
         let diff_ids = config["rootfs"]["diff_ids"].as_array().cloned().unwrap_or_default();
         let descriptors = manifest["layers"].as_array().cloned().unwrap_or_default();
         assert_eq!(diff_ids.len(), descriptors.len(), "a DiffId for each layer");
         if let Some(history) = config["history"].as_array() {
-            let filled = history.iter().filter(|entry| entry["empty_layer"] != Value::Bool(true)).count();
+            let filled =
+                history.iter().filter(|entry| entry["empty_layer"] != Value::Bool(true)).count();
             assert_eq!(filled, diff_ids.len(), "a history entry for each layer: {history:#?}");
         }
         let mut layers = Vec::new();
         for (descriptor, diff_id) in descriptors.iter().zip(&diff_ids) {
             let blob = self.blob(descriptor);
             let tar = decompress(text(descriptor, "mediaType"), &blob);
-            assert_eq!(sha256(&tar), diff_id.as_str().unwrap_or_default(), "the uncompressed layer's digest");
+            assert_eq!(
+                sha256(&tar),
+                diff_id.as_str().unwrap_or_default(),
+                "the uncompressed layer's digest"
+            );
             layers.push(entries(&tar));
         }
         Image { digest: digest.to_owned(), manifest, config, layers }
@@ -229,8 +271,11 @@ impl Reader<'_> {
 fn decompress(media_type: &str, blob: &[u8]) -> Vec<u8> {
     let mut tar = Vec::new();
     match media_type {
-        "application/vnd.oci.image.layer.v1.tar+gzip" | "application/vnd.docker.image.rootfs.diff.tar.gzip" => {
-            flate2::read::MultiGzDecoder::new(blob).read_to_end(&mut tar).expect("a gzip layer is gzip");
+        "application/vnd.oci.image.layer.v1.tar+gzip"
+        | "application/vnd.docker.image.rootfs.diff.tar.gzip" => {
+            flate2::read::MultiGzDecoder::new(blob)
+                .read_to_end(&mut tar)
+                .expect("a gzip layer is gzip");
         }
         "application/vnd.oci.image.layer.v1.tar+zstd" => {
             tar = zstd::stream::decode_all(blob).expect("a zstd layer is zstd");
@@ -248,8 +293,14 @@ pub fn entries(tar: &[u8]) -> Vec<Entry> {
     let mut seen: BTreeSet<String> = BTreeSet::new();
     for entry in archive.entries().expect("a layer is a tar") {
         let mut entry = entry.expect("a layer is a whole tar");
-        let path = String::from_utf8_lossy(&entry.path_bytes()).trim_start_matches("./").trim_matches('/').to_owned();
-        let link = entry.link_name_bytes().map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+        let path = String::from_utf8_lossy(&entry.path_bytes())
+            .trim_start_matches("./")
+            .trim_matches('/')
+            .to_owned();
+        let link = entry
+            .link_name_bytes()
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default();
         let mut xattrs = BTreeMap::new();
         if let Some(extensions) = entry.pax_extensions().expect("PAX records are whole") {
             for record in extensions {
@@ -258,7 +309,10 @@ pub fn entries(tar: &[u8]) -> Vec<Entry> {
                 if let Some(name) = key.strip_prefix("SCHILY.xattr.") {
                     xattrs.insert(name.to_owned(), record.value_bytes().to_vec());
                 }
-                assert!(!key.starts_with("GNU.sparse"), "GNU sparse entries are not portable: {path}");
+                assert!(
+                    !key.starts_with("GNU.sparse"),
+                    "GNU sparse entries are not portable: {path}"
+                );
                 assert!(!matches!(key, "atime" | "ctime"), "{key} of {path} is not reproducible");
             }
         }
@@ -273,11 +327,15 @@ pub fn entries(tar: &[u8]) -> Vec<Entry> {
             tar::EntryType::Regular => ('-', link),
             tar::EntryType::Directory => ('d', link),
             tar::EntryType::Symlink => ('l', link),
-            tar::EntryType::Link => ('h', link.trim_start_matches("./").trim_start_matches('/').to_owned()),
+            tar::EntryType::Link => {
+                ('h', link.trim_start_matches("./").trim_start_matches('/').to_owned())
+            }
             tar::EntryType::Fifo => ('p', String::new()),
             kind @ (tar::EntryType::Char | tar::EntryType::Block) => {
                 let numbers = (header.device_major(), header.device_minor());
-                let (Ok(Some(major)), Ok(Some(minor))) = numbers else { panic!("device numbers of {path}") };
+                let (Ok(Some(major)), Ok(Some(minor))) = numbers else {
+                    panic!("device numbers of {path}")
+                };
                 (if kind == tar::EntryType::Char { 'c' } else { 'b' }, format!("{major},{minor}"))
             }
             other => panic!("entry type {other:?} of {path}"),
@@ -331,7 +389,8 @@ impl Image {
         self.config["history"].as_array().map_or_else(Vec::new, |list| {
             list.iter()
                 .map(|entry| {
-                    let mark = if entry["empty_layer"] == Value::Bool(true) { "(empty) " } else { "" };
+                    let mark =
+                        if entry["empty_layer"] == Value::Bool(true) { "(empty) " } else { "" };
                     format!("{mark}{}", text(entry, "created_by"))
                 })
                 .collect()
@@ -374,7 +433,9 @@ impl Image {
             for entry in layer {
                 let (parent, name) = entry.path.rsplit_once('/').unwrap_or(("", &entry.path));
                 let Some(hidden) = name.strip_prefix(".wh.") else { continue };
-                let join = |name: &str| if parent.is_empty() { name.to_owned() } else { format!("{parent}/{name}") };
+                let join = |name: &str| {
+                    if parent.is_empty() { name.to_owned() } else { format!("{parent}/{name}") }
+                };
                 if hidden == ".wh..opq" {
                     let below = join("");
                     merged.retain(|path, _| !path.starts_with(&below));
@@ -400,7 +461,9 @@ impl Image {
     #[track_caller]
     pub fn file(&self, path: &str) -> Entry {
         let path = path.trim_matches('/');
-        self.files().get(path).cloned().unwrap_or_else(|| panic!("no {path} in the image; the last layer:\n{}", self.last_lines().join("\n")))
+        self.files().get(path).cloned().unwrap_or_else(|| {
+            panic!("no {path} in the image; the last layer:\n{}", self.last_lines().join("\n"))
+        })
     }
 
     /// The text of a file; hard links are followed.
@@ -418,7 +481,10 @@ impl Image {
     /// The paths below a directory of the merged file system.
     pub fn below(&self, dir: &str) -> Vec<String> {
         let prefix = format!("{}/", dir.trim_matches('/'));
-        self.files().into_keys().filter_map(|path| path.strip_prefix(&prefix).map(str::to_owned)).collect()
+        self.files()
+            .into_keys()
+            .filter_map(|path| path.strip_prefix(&prefix).map(str::to_owned))
+            .collect()
     }
 }
 

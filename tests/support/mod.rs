@@ -130,6 +130,14 @@ macro_rules! need_tool {
     };
 }
 
+/// Leaves the story unless QEMU for the platforms of the base images is installed.
+#[macro_export]
+macro_rules! need_emulation {
+    () => {
+        need_tool!($crate::support::foreign_platform().1, "qemu-arm-static")
+    };
+}
+
 /// Finds a command in the usual places.
 pub fn which(name: &str) -> Option<PathBuf> {
     ["/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/sbin"]
@@ -185,9 +193,10 @@ fn binary() -> &'static Path {
     BINARY.get_or_init(|| {
         let built = std::env::var_os("LAPSTRAKE_TEST_BINARY")
             .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_lapstrake")), PathBuf::from);
-        let reachable = built.ancestors().skip(1).all(|dir| {
-            fs::metadata(dir).is_ok_and(|meta| meta.permissions().mode() & 0o001 != 0)
-        });
+        let reachable = built
+            .ancestors()
+            .skip(1)
+            .all(|dir| fs::metadata(dir).is_ok_and(|meta| meta.permissions().mode() & 0o001 != 0));
         if reachable {
             return built;
         }
@@ -196,7 +205,8 @@ fn binary() -> &'static Path {
         let stamp = modified.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos();
         let dir = std::env::temp_dir().join("lapstrake-test-bin");
         fs::create_dir_all(&dir).expect("the temporary directory is writable");
-        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).expect("the directory is ours");
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755))
+            .expect("the directory is ours");
         let copy = dir.join(format!("{stamp:x}-{:x}", meta.len()));
         if !copy.exists() {
             for old in fs::read_dir(&dir).expect("it was just made").flatten() {
@@ -240,7 +250,10 @@ impl TestEnv {
                 Who::Single => !has_subids(&name, own),
             };
             if !fits {
-                skip(who.feature(), "the tests do not run as root, so only the present user is tried");
+                skip(
+                    who.feature(),
+                    "the tests do not run as root, so only the present user is tried",
+                );
                 return None;
             }
             account(&name)?
@@ -266,6 +279,11 @@ impl TestEnv {
     /// As whom commands run.
     pub fn who(&self) -> Who {
         self.who
+    }
+
+    /// The name of the account that commands run as.
+    pub fn who_name(&self) -> &'static str {
+        self.who.account()
     }
 
     /// A path in this place.
@@ -317,7 +335,12 @@ impl TestEnv {
     }
 
     /// Writes an executable file of the context.
-    pub fn write_mode(&self, relative: impl AsRef<Path>, content: impl AsRef<[u8]>, mode: u32) -> PathBuf {
+    pub fn write_mode(
+        &self,
+        relative: impl AsRef<Path>,
+        content: impl AsRef<[u8]>,
+        mode: u32,
+    ) -> PathBuf {
         let path = self.write(relative, content);
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("it is ours");
         path
@@ -387,8 +410,14 @@ impl TestEnv {
     }
 
     /// As [`TestEnv::build`], into the directory `name`.
-    pub fn build_into<A: AsRef<OsStr>>(&self, name: &str, args: impl IntoIterator<Item = A>) -> Layout {
+    pub fn build_into<A: AsRef<OsStr>>(
+        &self,
+        name: &str,
+        args: impl IntoIterator<Item = A>,
+    ) -> Layout {
         let out = self.path(name);
+        // The reader finds fault with blobs of an earlier build.
+        let _ = fs::remove_dir_all(&out);
         let args: Vec<_> = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
         self.build_command(args).args(["-o".as_ref(), out.as_os_str()]).ok();
         Layout::open(&out)
@@ -583,14 +612,24 @@ impl Output {
     /// Panics unless stderr holds this text.
     #[track_caller]
     pub fn says(&self, text: &str) -> &Self {
-        assert!(self.stderr.contains(text), "{}\nexpected on stderr: {text}\nstderr:\n{}", self.command, self.stderr);
+        assert!(
+            self.stderr.contains(text),
+            "{}\nexpected on stderr: {text}\nstderr:\n{}",
+            self.command,
+            self.stderr
+        );
         self
     }
 
     /// Panics if stderr holds this text.
     #[track_caller]
     pub fn says_not(&self, text: &str) -> &Self {
-        assert!(!self.stderr.contains(text), "{}\nunexpected on stderr: {text}\nstderr:\n{}", self.command, self.stderr);
+        assert!(
+            !self.stderr.contains(text),
+            "{}\nunexpected on stderr: {text}\nstderr:\n{}",
+            self.command,
+            self.stderr
+        );
         self
     }
 }
@@ -628,5 +667,9 @@ pub fn host_platform() -> &'static str {
 
 /// A platform whose programs need an emulator here, and the name of that emulator.
 pub fn foreign_platform() -> (&'static str, &'static str) {
-    if cfg!(target_arch = "aarch64") { ("linux/amd64", "qemu-x86_64-static") } else { ("linux/arm64", "qemu-aarch64-static") }
+    if cfg!(target_arch = "aarch64") {
+        ("linux/amd64", "qemu-x86_64-static")
+    } else {
+        ("linux/arm64", "qemu-aarch64-static")
+    }
 }

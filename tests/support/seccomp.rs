@@ -1,6 +1,9 @@
 //! A seccomp filter for child processes: whoever touches a namespace, a mount or chroot is killed.
 
-#![expect(unsafe_code, reason = "a filter is installed between fork and exec, which std leaves to unsafe code")]
+#![expect(
+    unsafe_code,
+    reason = "a filter is installed between fork and exec, which std leaves to unsafe code"
+)]
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -62,7 +65,8 @@ pub fn forbid_namespaces(command: &mut Command) {
         // SAFETY: both calls only read their arguments, which live on this frame; they are async-signal-safe.
         let failed = unsafe {
             libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
-                || libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const header) != 0
+                || libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const header)
+                    != 0
         };
         if failed { Err(std::io::Error::last_os_error()) } else { Ok(()) }
     };

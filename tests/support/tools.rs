@@ -24,13 +24,18 @@ pub fn tool(program: &str, args: &[&str]) -> String {
 
 /// Runs a command as this process's user.
 pub fn try_tool(program: &str, args: &[&str]) -> Output {
-    Command::new(program).args(args).stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{program}: {error}"))
+    Command::new(program)
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("{program}: {error}"))
 }
 
 /// `skopeo inspect --raw` as JSON.
 #[track_caller]
 pub fn skopeo_raw(image: &str) -> Value {
-    serde_json::from_str(&tool("skopeo", &["inspect", "--tls-verify=false", "--raw", image])).expect("skopeo prints JSON")
+    serde_json::from_str(&tool("skopeo", &["inspect", "--tls-verify=false", "--raw", image]))
+        .expect("skopeo prints JSON")
 }
 
 /// docker-registry from apt on a free port of the loopback interface, killed when dropped.
@@ -56,7 +61,11 @@ impl Registry {
     /// Starts it and waits until it answers.
     pub fn start(options: RegistryOptions) -> Self {
         let dir = tempfile::tempdir().expect("the temporary directory is writable");
-        let port = TcpListener::bind("127.0.0.1:0").expect("loopback works").local_addr().expect("it is bound").port();
+        let port = TcpListener::bind("127.0.0.1:0")
+            .expect("loopback works")
+            .local_addr()
+            .expect("it is bound")
+            .port();
         let host = format!("127.0.0.1:{port}");
         let path = |name: &str| dir.path().join(name).display().to_string();
         let mut config = format!(
@@ -68,19 +77,40 @@ impl Registry {
             tool(
                 "openssl",
                 &[
-                    "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=lapstrake test",
-                    "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-keyout", &path("key.pem"), "-out", &path("cert.pem"),
+                    "req",
+                    "-x509",
+                    "-newkey",
+                    "rsa:2048",
+                    "-nodes",
+                    "-days",
+                    "2",
+                    "-subj",
+                    "/CN=lapstrake test",
+                    "-addext",
+                    "subjectAltName=IP:127.0.0.1,DNS:localhost",
+                    "-keyout",
+                    &path("key.pem"),
+                    "-out",
+                    &path("cert.pem"),
                 ],
             );
-            config.push_str(&format!("  tls:\n    certificate: {}\n    key: {}\n", path("cert.pem"), path("key.pem")));
+            config.push_str(&format!(
+                "  tls:\n    certificate: {}\n    key: {}\n",
+                path("cert.pem"),
+                path("key.pem")
+            ));
             let _ = tool("chmod", &["a+rx", &dir.path().display().to_string()]);
             let _ = tool("chmod", &["a+r", &path("cert.pem")]);
             ca = Some(dir.path().join("cert.pem"));
         }
         if options.auth {
             // bcrypt of "secret", cost 5: the only scheme that it reads, and no htpasswd needed here.
-            fs::write(dir.path().join("htpasswd"), format!("alice:{BCRYPT_SECRET}\n")).expect("it was just made");
-            config.push_str(&format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", path("htpasswd")));
+            fs::write(dir.path().join("htpasswd"), format!("alice:{BCRYPT_SECRET}\n"))
+                .expect("it was just made");
+            config.push_str(&format!(
+                "auth:\n  htpasswd:\n    realm: test\n    path: {}\n",
+                path("htpasswd")
+            ));
         }
         fs::write(dir.path().join("config.yml"), config).expect("it was just made");
         let log = fs::File::create(dir.path().join("log")).expect("it was just made");
@@ -95,7 +125,11 @@ impl Registry {
         let registry = Registry { child, host, ca, dir };
         let deadline = Instant::now() + Duration::from_secs(20);
         while TcpStream::connect(&registry.host).is_err() {
-            assert!(Instant::now() < deadline, "docker-registry does not listen: {}", registry.log());
+            assert!(
+                Instant::now() < deadline,
+                "docker-registry does not listen: {}",
+                registry.log()
+            );
             std::thread::yield_now();
         }
         registry

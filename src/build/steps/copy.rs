@@ -9,6 +9,7 @@ use crate::build::copy::{self, Options, Owner, Planner};
 use crate::build::error::{Failure, Kind};
 use crate::build::files::{ContextFiles, Copied, Files, SpoolWriter};
 use crate::build::users;
+use crate::context::Context;
 use crate::graph::{self, NodeId, Op};
 use crate::layer::archive::{self, Detected};
 use crate::layer::compress::Decoder;
@@ -48,27 +49,21 @@ pub fn run(
     copy: &graph::Copy,
     below: &Outcome,
 ) -> Result<(LayerId, i64), Failure> {
-    let tree =
-        if copy.link { Tree::default() } else { conductor.layers.tree(&below.layers)? };
+    let tree = if copy.link { Tree::default() } else { conductor.layers.tree(&below.layers)? };
     let build = conductor.build;
     let now = build.options.now();
     let chmod = match &copy.chmod {
-        Some(text) => Some(
-            text.parse().map_err(|error| Failure::of(Kind::Step, "bad --chmod", &error))?,
-        ),
+        Some(text) => {
+            Some(text.parse().map_err(|error| Failure::of(Kind::Step, "bad --chmod", &error))?)
+        }
         None => None,
     };
     let owner = match &copy.chown {
         Some(text) => Some(owner(conductor, text, below, &tree)?),
         None => None,
     };
-    let options = Options {
-        owner,
-        chmod,
-        parents: copy.parents,
-        exclude: copy.exclude.clone(),
-        now,
-    };
+    let options =
+        Options { owner, chmod, parents: copy.parents, exclude: copy.exclude.clone(), now };
     let input = conductor.graph.nodes[id].inputs.first().copied();
     let source = match input {
         None => None,
@@ -124,7 +119,7 @@ pub fn run(
         None => None,
     };
     let files = Copied { origins, inline, extracted, source: files };
-    let toc = digested(toc, &files)?;
+    let toc = digested(toc, source.as_ref(), &files)?;
     keep(conductor, toc, Arc::new(files), now)
 }
 
@@ -168,26 +163,34 @@ fn clamped(toc: Toc, epoch: i64) -> Toc {
     builder.finish()
 }
 
-/// Fills in the content digests that the source did not know.
-fn digested(toc: Toc, files: &dyn Files) -> Result<Toc, Failure> {
-    let unknown =
-        |kind: &KindRef<'_>| matches!(kind, KindRef::File { digest: None, .. });
-    if !toc.iter().any(|entry| unknown(&entry.kind)) {
-        return Ok(toc);
+/// Fills in the content digests that the source's table of contents does not have.
+fn digested(mut toc: Toc, source: Option<&Input>, files: &Copied) -> Result<Toc, Failure> {
+    let mut buffer = Vec::new();
+    for row in 0..toc.len() {
+        let entry = toc.at(row);
+        let KindRef::File { size, digest: None } = entry.kind else { continue };
+        let path = entry.root_path();
+        let known = match source {
+            Some(Input { kind: InputKind::Context(context), .. }) => {
+                files.origins.source_of(&path).and_then(|origin| {
+                    let row = context.listing().ok()?.index_of(origin.as_bytes())?;
+                    context.digest_at(row).ok()?
+                })
+            }
+            _ => None,
+        };
+        let digest = match known {
+            Some(digest) => digest,
+            None => {
+                buffer.resize(128 << 10, 0);
+                hash(files, &path, size, &mut buffer).map_err(|error| {
+                    Failure::of(Kind::Step, &format!("cannot read {path}"), &error)
+                })?
+            }
+        };
+        toc.set_digest(row, digest);
     }
-    let mut builder = TocBuilder::new();
-    let mut buffer = vec![0; 128 << 10];
-    for entry in toc.iter() {
-        let mut entry = entry;
-        if let KindRef::File { size, digest: None } = entry.kind {
-            let path = entry.root_path();
-            let digest = hash(files, &path, size, &mut buffer)
-                .map_err(|error| Failure::of(Kind::Step, &format!("cannot read {path}"), &error))?;
-            entry.kind = KindRef::File { size, digest: Some(digest) };
-        }
-        builder.push_ref(&entry);
-    }
-    Ok(builder.finish())
+    Ok(toc)
 }
 
 fn hash(
@@ -218,7 +221,7 @@ fn owner(
 ) -> Result<Owner, Failure> {
     let (mut passwd, mut group) = (Vec::new(), Vec::new());
     if users::needs_lookup(text) {
-        let mut read = |path| -> Result<Vec<u8>, Failure> {
+        let read = |path| -> Result<Vec<u8>, Failure> {
             if tree.layers().is_empty() {
                 return Ok(Vec::new());
             }
@@ -240,7 +243,7 @@ struct Input {
 }
 
 enum InputKind {
-    Context(Arc<dyn Files>),
+    Context(Arc<Context>),
     Stage(Outcome),
 }
 
@@ -252,9 +255,9 @@ impl Input {
     ) -> Result<Input, Failure> {
         if let Op::Local { context } = &conductor.graph.nodes[input].op {
             let context = conductor.build.context(context)?;
-            let toc = select(&context, copy)?;
-            let files: Arc<dyn Files> = Arc::new(ContextFiles(context));
-            return Ok(Input { tree: Tree::new(vec![toc]), kind: InputKind::Context(files) });
+            let (listing, _) = select(&context, copy)?;
+            let tree = Tree::new(vec![listing]);
+            return Ok(Input { tree, kind: InputKind::Context(context) });
         }
         let outcome = conductor.outcome(Some(input)).ok_or_else(|| {
             Failure::new(Kind::Store, "a COPY was started before what it copies from was done")
@@ -271,7 +274,7 @@ impl Input {
         origins: &copy::Origins,
     ) -> Result<Arc<dyn Files>, Failure> {
         match &self.kind {
-            InputKind::Context(files) => Ok(files.clone()),
+            InputKind::Context(context) => Ok(Arc::new(ContextFiles(context.clone()))),
             InputKind::Stage(outcome) => {
                 let mut wanted = toc
                     .iter()
@@ -289,7 +292,7 @@ impl Input {
         path: &RootPath,
     ) -> Result<Box<dyn Read + Send>, Failure> {
         let files: Arc<dyn Files> = match &self.kind {
-            InputKind::Context(files) => files.clone(),
+            InputKind::Context(context) => Arc::new(ContextFiles(context.clone())),
             InputKind::Stage(outcome) => Arc::new(conductor.layers.chain(
                 &outcome.layers,
                 &self.tree,
@@ -312,10 +315,9 @@ fn extract(
     spool: &mut Option<SpoolWriter>,
 ) -> Result<bool, Failure> {
     let Ok(real) = source.tree.resolve(path, true) else { return Ok(false) };
-    let is_file = source
-        .tree
-        .lookup(&real)
-        .is_some_and(|found| matches!(found.target().entry.kind, KindRef::File { size, .. } if size > 0));
+    let is_file = source.tree.lookup(&real).is_some_and(
+        |found| matches!(found.target().entry.kind, KindRef::File { size, .. } if size > 0),
+    );
     if !is_file {
         return Ok(false);
     }
@@ -329,14 +331,15 @@ fn extract(
         .read_to_end(&mut head)
         .map_err(|error| damaged(&error))?;
     match archive::detect(&head) {
-        Detected::No => return Ok(false),
+        Detected::Other => return Ok(false),
         Detected::Tar => {}
         Detected::Compressed(_) => {
             // A compressed file is an archive only when a tar is inside.
             let mut inside = Vec::new();
             let file = source.open_file(conductor, &real)?;
-            let read = Decoder::new(file)
-                .and_then(|decoder| decoder.take(archive::DETECT_LEN as u64).read_to_end(&mut inside));
+            let read = Decoder::new(file).and_then(|decoder| {
+                decoder.take(archive::DETECT_LEN as u64).read_to_end(&mut inside)
+            });
             if read.is_err() || !matches!(archive::detect(&inside), Detected::Tar) {
                 return Ok(false);
             }
@@ -349,9 +352,10 @@ fn extract(
             .tmp()
             .path()
             .map_err(|error| Failure::of(Kind::Store, "", &error))?;
-        *spool = Some(SpoolWriter::new(&dir).map_err(|error| {
-            Failure::of(Kind::Store, "cannot make a temporary file", &error)
-        })?);
+        *spool =
+            Some(SpoolWriter::new(&dir).map_err(|error| {
+                Failure::of(Kind::Store, "cannot make a temporary file", &error)
+            })?);
     }
     let target = planner.make_target_dir(&copy.dest).map_err(copy_failure)?;
     let file = source.open_file(conductor, &real)?;
@@ -391,8 +395,7 @@ impl Extraction {
                 .tree()
                 .resolve(&parent, true)
                 .map_err(|_| copy_failure(copy::Error::Loop(parent.clone())))?;
-            let dirs: Vec<RootPath> =
-                resolved.ancestors().chain([resolved.clone()]).collect();
+            let dirs: Vec<RootPath> = resolved.ancestors().chain([resolved.clone()]).collect();
             for dir in dirs {
                 if let Some(link) = self.links.get(&dir) {
                     let rest = resolved.strip_prefix(&dir).unwrap_or_default();

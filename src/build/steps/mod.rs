@@ -7,7 +7,6 @@ pub mod run;
 use std::sync::Arc;
 
 use crate::context::Context;
-use crate::context::ignore::IgnoreRules;
 use crate::graph::{self, MountKind, NodeId, Op, key, key::TreeId};
 use crate::layer::RootPath;
 use crate::layer::toc::{EntryRef, KindRef, Toc};
@@ -27,7 +26,9 @@ pub fn early_key(
     let node = &conductor.graph.nodes[id];
     match &node.op {
         Op::Image { .. } | Op::Local { .. } => Ok(None),
-        Op::Workdir { path, user } => Ok(Some(with_epoch(conductor, key::workdir(path, user, below)))),
+        Op::Workdir { path, user } => {
+            Ok(Some(with_epoch(conductor, key::workdir(path, user, below))))
+        }
         Op::Run(run) => {
             let mut contents = vec![None; node.inputs.len()];
             for mount in &run.mounts {
@@ -91,77 +92,64 @@ fn input_content(
 
 /// Digests what a COPY selects from a context: paths, kinds, modes, owners, xattrs, contents; with
 /// an epoch the clamped times as well.
-fn selection(
-    context: &Context,
-    copy: &graph::Copy,
-    epoch: Option<i64>,
-) -> Result<Digest, Failure> {
-    let toc = select(context, copy)?;
-    let tree = Tree::new(vec![toc.clone()]);
+fn selection(context: &Context, copy: &graph::Copy, epoch: Option<i64>) -> Result<Digest, Failure> {
+    let (listing, selected) = select(context, copy)?;
     let mut hasher = Hasher::new();
-    for_selected(&tree, copy, &mut |matched, entry| {
-        hash_entry(&mut hasher, matched, entry, epoch);
-    })?;
+    for (root, rows) in &selected {
+        for &row in rows {
+            let mut entry = listing.at(row);
+            if let KindRef::File { digest, .. } = &mut entry.kind {
+                *digest = context.digest_at(row).map_err(|error| unreadable(&error))?;
+            }
+            hash_entry(&mut hasher, root, &entry, epoch);
+        }
+    }
     Ok(hasher.finish())
 }
 
-/// Lists the context, with the digests of all files that a COPY selects.
-pub fn select(context: &Context, copy: &graph::Copy) -> Result<Arc<Toc>, Failure> {
-    let failed = |error: &(dyn std::error::Error + 'static)| {
-        Failure::of(Kind::Step, "cannot read the build context", error)
-    };
-    let listing = context.listing().map_err(|error| failed(&error))?;
-    let tree = Tree::new(vec![listing]);
-    let mut wanted: Vec<RootPath> = Vec::new();
-    for_roots(&tree, copy, &mut |root| wanted.push(root.clone()))?;
-    context.with_digests(&wanted).map_err(|error| failed(&error))
+/// What a COPY selects: each path that its patterns name, with the rows of the listing at and below.
+type Selected = Vec<(RootPath, Vec<usize>)>;
+
+/// Finds what a COPY selects from a context, and has the contents of all its files digested.
+pub fn select(context: &Context, copy: &graph::Copy) -> Result<(Arc<Toc>, Selected), Failure> {
+    let listing = context.listing().map_err(|error| unreadable(&error))?;
+    let tree = Tree::new(vec![listing.clone()]);
+    let exclude = super::copy::patterns(&copy.exclude).map_err(copy_failure)?;
+    let mut selected = Vec::new();
+    for root in roots(&tree, copy)? {
+        let mut rows: Vec<usize> = Vec::new();
+        rows.extend(listing.index_of(root.as_bytes()));
+        let prefix = if root.is_root() { 0 } else { root.as_bytes().len() + 1 };
+        let keeps = |row: &usize| match &exclude {
+            Some(exclude) => !exclude.is_ignored(&listing.at(*row).path[prefix..]),
+            None => true,
+        };
+        rows.extend(listing.range_below(root.as_bytes()).filter(keeps));
+        selected.push((root, rows));
+    }
+    let rows = selected.iter().flat_map(|(_, rows)| rows.iter().copied());
+    context.digest_rows(rows).map_err(|error| unreadable(&error))?;
+    Ok((listing, selected))
 }
 
-/// Calls `each` with every path that the patterns of a COPY name, links resolved.
-fn for_roots(
-    tree: &Tree,
-    copy: &graph::Copy,
-    each: &mut dyn FnMut(&RootPath),
-) -> Result<(), Failure> {
+fn unreadable(error: &crate::context::Error) -> Failure {
+    Failure::of(Kind::Step, "", error)
+}
+
+/// Gives every path that the patterns of a COPY name, links resolved.
+fn roots(tree: &Tree, copy: &graph::Copy) -> Result<Vec<RootPath>, Failure> {
+    let mut out = Vec::new();
     for pattern in &copy.sources {
         let pattern = match (copy.parents, pattern.split_once("/./")) {
             (true, Some((pivot, _))) => pivot,
             (true, None) => "/",
             (false, _) => pattern,
         };
-        let found = super::copy::expand(tree, pattern).map_err(copy_failure)?;
-        for path in found {
-            let resolved = tree.resolve(&path, true).unwrap_or(path);
-            each(&resolved);
+        for path in super::copy::expand(tree, pattern).map_err(copy_failure)? {
+            out.push(tree.resolve(&path, true).unwrap_or(path));
         }
     }
-    Ok(())
-}
-
-fn for_selected(
-    tree: &Tree,
-    copy: &graph::Copy,
-    each: &mut dyn FnMut(&RootPath, &EntryRef<'_>),
-) -> Result<(), Failure> {
-    let exclude = super::copy::patterns(&copy.exclude).map_err(copy_failure)?;
-    let mut roots = Vec::new();
-    for_roots(tree, copy, &mut |root| roots.push(root.clone()))?;
-    let keeps = |root: &RootPath, entry: &EntryRef<'_>, exclude: &IgnoreRules| {
-        let path = entry.root_path();
-        let relative = path.strip_prefix(root).unwrap_or(path);
-        relative.is_root() || !exclude.is_ignored(relative.as_bytes())
-    };
-    for root in roots {
-        if let Some(found) = tree.lookup(&root) {
-            each(&root, &found.entry);
-        }
-        for found in tree.walk(&root) {
-            if exclude.as_ref().is_none_or(|exclude| keeps(&root, &found.entry, exclude)) {
-                each(&root, &found.entry);
-            }
-        }
-    }
-    Ok(())
+    Ok(out)
 }
 
 /// Turns an error of the planner into a failed step.
@@ -229,11 +217,7 @@ fn hash_entry(hasher: &mut Hasher, root: &RootPath, entry: &EntryRef<'_>, epoch:
 }
 
 /// Brings the blobs of a base image into the store. Returns whether they were there.
-pub fn fetch(
-    conductor: &Conductor<'_>,
-    id: NodeId,
-    outcome: &Outcome,
-) -> Result<bool, Failure> {
+pub fn fetch(conductor: &Conductor<'_>, id: NodeId, outcome: &Outcome) -> Result<bool, Failure> {
     let Op::Image { image } = conductor.graph.nodes[id].op else { return Ok(true) };
     let store = conductor.build.store;
     let missing: Vec<_> = outcome
@@ -247,7 +231,11 @@ pub fn fetch(
         return Ok(true);
     }
     conductor.build.watch.event(Event::Started { step: id });
-    conductor.build.fetch(conductor.graph.images[image].handle, &missing, &|item: &str, done: u64, total: Option<u64>| {
+    conductor.build.fetch(conductor.graph.images[image].handle, &missing, &|item: &str,
+                                                                             done: u64,
+                                                                             total: Option<
+        u64,
+    >| {
         conductor.build.watch.event(Event::Progress {
             step: id,
             item: item.to_owned(),

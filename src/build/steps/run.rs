@@ -10,7 +10,7 @@ use crate::build::error::{Failure, Kind};
 use crate::build::event::{Event, Stream};
 use crate::build::files::{ContextFiles, Copied, Files};
 use crate::graph::{self, MountKind, Network, NodeId, Op};
-use crate::layer::toc::{KindRef, TocBuilder};
+use crate::layer::toc::KindRef;
 use crate::layer::tree::Tree;
 use crate::layer::{Entry, Kind as EntryKind, LayerId, RootPath};
 use crate::oci::Digest;
@@ -40,13 +40,13 @@ pub fn run(
         Failure::of(Kind::Store, "cannot prepare a step", error)
     };
     let tree = conductor.layers.tree(&below.layers)?;
-    let mut lowers = directories(conductor, &below.layers)?;
     let staging = conductor.build.store.trees().staging().map_err(|error| store(&error))?;
     let place = |name: &str| -> Result<PathBuf, Failure> {
         let path = staging.path().join(name);
         std::fs::create_dir(&path).map_err(|error| store(&error))?;
         Ok(path)
     };
+    let mut lowers = directories(conductor, session, &below.layers, &tree, staging.path())?;
     let (upper, work) = (place("upper")?, place("work")?);
     let mut mounts = Mounts {
         conductor,
@@ -134,7 +134,13 @@ pub fn run(
 
 /// Gives the directories of layers, bottom first: empty layers left out, of layers that come twice
 /// the upper one (an overlay takes each directory once), deep stacks merged.
-fn directories(conductor: &Conductor<'_>, layers: &[LayerId]) -> Result<Vec<PathBuf>, Failure> {
+fn directories(
+    conductor: &Conductor<'_>,
+    session: &Session,
+    layers: &[LayerId],
+    tree: &Tree,
+    staging: &Path,
+) -> Result<Vec<PathBuf>, Failure> {
     let mut seen = HashSet::new();
     let mut kept: Vec<&LayerId> = Vec::new();
     for layer in layers.iter().rev() {
@@ -143,21 +149,77 @@ fn directories(conductor: &Conductor<'_>, layers: &[LayerId]) -> Result<Vec<Path
         }
     }
     kept.reverse();
-    // One place is needed for the mount-point stubs.
-    let most = sandbox::MAX_LOWERS - 1;
-    if kept.len() <= most {
-        return kept.into_iter().map(|layer| conductor.layers.directory(layer)).collect();
-    }
-    let (bottom, top) = kept.split_at(kept.len() - most / 2);
+    // Two places are needed, for implied directories and for mount-point stubs.
+    let most = sandbox::MAX_LOWERS - 2;
+    let implied = implied_dirs(conductor, &kept, tree)?;
     let mut dirs = Vec::new();
-    // Chunks of half the limit keep their names while the stack grows, so each is merged once.
-    for chunk in bottom.chunks(most / 2) {
-        dirs.push(merged(conductor, chunk)?);
+    if kept.len() > most {
+        let (bottom, top) = kept.split_at(kept.len() - most / 2);
+        // Chunks of half the limit keep their names while the stack grows, so each is merged once.
+        for chunk in bottom.chunks(most / 2) {
+            dirs.push(merged(conductor, chunk)?);
+        }
+        kept = top.to_vec();
     }
-    for layer in top {
+    for layer in kept {
         dirs.push(conductor.layers.directory(layer)?);
     }
+    if !implied.is_empty() {
+        dirs.push(repeated(conductor, session, &implied, tree, staging)?);
+    }
     Ok(dirs)
+}
+
+/// Finds directories that a layer holds without listing them, and that a layer below it lists.
+/// Unpacked on its own, the upper layer would show them with attributes that nobody gave them.
+fn implied_dirs(
+    conductor: &Conductor<'_>,
+    layers: &[&LayerId],
+    tree: &Tree,
+) -> Result<BTreeSet<RootPath>, Failure> {
+    let mut out = BTreeSet::new();
+    for layer in layers.iter().skip(1) {
+        for dir in conductor.layers.implied_dirs(layer)?.iter() {
+            if !out.contains(dir) && tree.lookup(dir).is_some_and(|found| found.is_dir()) {
+                out.extend(dir.ancestors());
+                out.insert(dir.clone());
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// Makes one more directory for the top of the stack, in which implied directories have the
+/// attributes that the tree says.
+fn repeated(
+    conductor: &Conductor<'_>,
+    session: &Session,
+    dirs: &BTreeSet<RootPath>,
+    tree: &Tree,
+    staging: &Path,
+) -> Result<PathBuf, Failure> {
+    let failed = |error: &(dyn std::error::Error + 'static)| {
+        Failure::of(Kind::Store, "cannot prepare a step", error)
+    };
+    let mut path = staging.join("implied");
+    let mut number = 0;
+    while let Err(error) = std::fs::create_dir(&path) {
+        if error.kind() != std::io::ErrorKind::AlreadyExists {
+            return Err(failed(&error));
+        }
+        number += 1;
+        path = staging.join(format!("implied-{number}"));
+    }
+    let mut writer = TreeWriter::new(&path, session.id_map()).map_err(|error| failed(&error))?;
+    for dir in std::iter::once(&RootPath::root()).chain(dirs) {
+        let entry = match tree.lookup(dir) {
+            Some(found) => found.entry.to_entry(),
+            None => directory(dir.clone(), 0o755, 0, 0, conductor.build.options.now()),
+        };
+        writer.entry(&entry, &mut std::io::empty()).map_err(|error| failed(&error))?;
+    }
+    writer.finish().map_err(|error| failed(&error))?;
+    Ok(path)
 }
 
 fn merged(conductor: &Conductor<'_>, layers: &[&LayerId]) -> Result<PathBuf, Failure> {
@@ -195,8 +257,7 @@ fn make_cwd(
     let failed = |error: &(dyn std::error::Error + 'static)| {
         Failure::of(Kind::Store, &format!("cannot make the working directory {cwd}"), error)
     };
-    let mut writer =
-        TreeWriter::new(upper, session.id_map()).map_err(|error| failed(&error))?;
+    let mut writer = TreeWriter::new(upper, session.id_map()).map_err(|error| failed(&error))?;
     for dir in path.ancestors().chain([path.clone()]) {
         let entry = match tree.lookup(&dir) {
             Some(found) => found.entry.to_entry(),
@@ -245,17 +306,14 @@ impl Mounts<'_> {
             self.stubs.push((RootPath::from(dir), StubKind::Dir));
         }
         let options = &self.conductor.build.options;
-        let mut hosts = String::from(
-            "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n",
-        );
+        let mut hosts =
+            String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
         hosts.push_str(&format!("127.0.0.1\t{}\n", options.hostname));
         for (name, address) in &options.add_hosts {
             hosts.push_str(&format!("{address}\t{name}\n"));
         }
         let resolv = options.resolv_conf.clone();
-        for (target, bytes) in
-            [("/etc/resolv.conf", resolv), ("/etc/hosts", hosts.into_bytes())]
-        {
+        for (target, bytes) in [("/etc/resolv.conf", resolv), ("/etc/hosts", hosts.into_bytes())] {
             let kind = sandbox::MountKind::File { bytes, mode: 0o644, uid: 0, gid: 0 };
             self.push(target, StubKind::File, kind);
         }
@@ -299,15 +357,19 @@ impl Mounts<'_> {
     ) -> Result<(), Failure> {
         let Some(bytes) = self.conductor.build.options.secrets.get(id) else {
             if required {
-                return Err(Failure::new(Kind::Step, format!("secret {id}: not found"))
-                    .with_hint(format!("give it: --secret id={id},src=FILE or --secret id={id},env=NAME")));
+                return Err(Failure::new(Kind::Step, format!("secret {id}: not found")).with_hint(
+                    format!("give it: --secret id={id},src=FILE or --secret id={id},env=NAME"),
+                ));
             }
             return Ok(());
         };
         if let Some(name) = env {
             let value = String::from_utf8(bytes.clone()).map_err(|_| {
-                Failure::new(Kind::Step, format!("secret {id} is not text, so it can't be a variable"))
-                    .with_hint("mount it as a file: leave env= out")
+                Failure::new(
+                    Kind::Step,
+                    format!("secret {id} is not text, so it can't be a variable"),
+                )
+                .with_hint("mount it as a file: leave env= out")
             })?;
             self.env.push((name.to_owned(), value));
         }
@@ -342,11 +404,7 @@ impl Mounts<'_> {
     }
 
     /// Gives the directories of an input, where `source` lies in them, and whether it is one itself.
-    fn input(
-        &self,
-        input: NodeId,
-        source: &str,
-    ) -> Result<(Vec<PathBuf>, String, bool), Failure> {
+    fn input(&self, input: NodeId, source: &str) -> Result<(Vec<PathBuf>, String, bool), Failure> {
         let conductor = self.conductor;
         let missing = || {
             Failure::new(Kind::Step, format!("mount source {source:?} not found"))
@@ -355,8 +413,8 @@ impl Mounts<'_> {
         if let Op::Local { context } = &conductor.graph.nodes[input].op {
             let context = conductor.build.context(context)?;
             let whole = whole(source);
-            let toc = select(&context, &whole)?;
-            let tree = Tree::new(vec![toc]);
+            let (listing, _) = select(&context, &whole)?;
+            let tree = Tree::new(vec![listing]);
             let path = tree.resolve(&RootPath::from(source), true).unwrap_or_default();
             let found = tree.lookup(&path).ok_or_else(missing)?;
             let is_dir = matches!(found.entry.kind, KindRef::Dir);
@@ -389,11 +447,13 @@ impl Mounts<'_> {
         let found = tree.lookup(&path).ok_or_else(missing)?;
         let is_dir = matches!(found.entry.kind, KindRef::Dir);
         let subpath = String::from_utf8_lossy(path.as_bytes()).into_owned();
-        Ok((directories(conductor, &outcome.layers)?, subpath, is_dir))
+        let lowers = directories(conductor, self.session, &outcome.layers, &tree, self.staging)?;
+        Ok((lowers, subpath, is_dir))
     }
 
     fn cache(&mut self, mount: &graph::Mount) -> Result<(), Failure> {
-        let MountKind::Cache { id, sharing, input, source, mode, uid, gid, read_only } = &mount.kind
+        let MountKind::Cache { id, sharing, input, source, mode, uid, gid, read_only } =
+            &mount.kind
         else {
             return Ok(());
         };
@@ -553,10 +613,9 @@ fn failed(
             Kind::Step,
             format!("process {shown:?} did not complete successfully: exit code: {code}"),
         ),
-        sandbox::Status::Signaled(signal) => Failure::new(
-            Kind::Step,
-            format!("process {shown:?} was killed by signal {signal}"),
-        ),
+        sandbox::Status::Signaled(signal) => {
+            Failure::new(Kind::Step, format!("process {shown:?} was killed by signal {signal}"))
+        }
     };
     failure.code = Some(code);
     failure.output = last_lines(tail);

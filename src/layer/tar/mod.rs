@@ -169,6 +169,9 @@ pub enum Problem {
     /// A name or link target with a NUL.
     #[error("{0} contains a NUL byte")]
     Nul(&'static str),
+    /// An xattr whose name would end early in a PAX record.
+    #[error("an extended attribute has a name that tar cannot hold")]
+    XattrName,
     /// A link without target.
     #[error("link without a target")]
     NoTarget,

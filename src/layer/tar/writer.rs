@@ -191,6 +191,9 @@ fn fill(header: &mut Header, records: &mut Records, entry: &EntryRef<'_>) -> Res
         }
         _ => {}
     }
+    if entry.xattrs.keys().any(|name| name.is_empty() || name.iter().any(|b| b"=\0".contains(b))) {
+        return Err(Problem::XattrName);
+    }
     records.set_xattrs(if mark { &NO_XATTRS } else { entry.xattrs });
     Ok(())
 }

@@ -1,0 +1,267 @@
+//! The session's init: the parent of every RUN, in a pid namespace of its own.
+//!
+//! It is a fork of the builder, made while that had one thread. The kernel makes a pid namespace only
+//! below the one a process is in (clone gives EINVAL after setns), so the builder itself cannot
+//! start RUNs below the init; it asks. What holds it all together is one socket: when the builder
+//! ends, by whatever death, its end closes, the init ends, and the kernel kills all in its namespace
+//! and those below.
+//!
+//! The protocol, on sockets that keep the borders of messages:
+//!
+//! * builder → init, on the session's socket: one byte of flags and five descriptors: stdout,
+//!   stderr, order, report, and one end of a socket for this RUN;
+//! * init → builder, on the RUN's socket: how it ended ([`encode`]), or errno of the clone;
+//! * builder → init, on the RUN's socket: any byte kills it, and so does closing it.
+//!
+//! The init answers nothing else, allocates little, and takes no lock.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use super::{CHILD_ARG0, Error};
+use crate::sys::cred::Namespaces;
+use crate::sys::process::{Child, Ended, Spawn};
+use crate::sys::{self, Errno, mem, mount, process};
+
+/// Flag of a request: the RUN gets a network namespace.
+const OWN_NETWORK: u8 = 1;
+
+/// The builder's handle of the init.
+#[derive(Debug)]
+pub(super) struct Init {
+    pid: i32,
+    /// None once it has been told to go.
+    socket: Option<OwnedFd>,
+    /// Whether /proc can be mounted anew in pid namespaces here.
+    pub(super) fresh_proc: bool,
+}
+
+/// A RUN to be started.
+pub(super) struct Start<'a> {
+    pub(super) out: BorrowedFd<'a>,
+    pub(super) err: BorrowedFd<'a>,
+    pub(super) order: BorrowedFd<'a>,
+    pub(super) report: BorrowedFd<'a>,
+    pub(super) own_network: bool,
+}
+
+/// A RUN that was started; dropping it kills it.
+#[derive(Debug)]
+pub(super) struct Running(OwnedFd);
+
+impl Init {
+    /// Forks it; it will start RUNs by executing `program`.
+    pub(super) fn start(program: &OwnedFd) -> Result<Init, Error> {
+        let sys = |doing| move |source| Error::Sys { doing, source };
+        let (socket, theirs) = mem::socket_pair().map_err(sys("making a socket"))?;
+        let (mut answer, tell) = mem::pipe().map_err(sys("making a pipe"))?;
+        let pid = process::fork(Namespaces::PID, || init_main(&theirs, program, tell))
+            .map_err(sys("starting the session's init"))?;
+        drop(theirs);
+        let mut byte = [0u8];
+        answer.read_exact(&mut byte).map_err(|e| Error::Setup {
+            message: format!("the session's init did not start: {e}"),
+        })?;
+        Ok(Init { pid, socket: Some(socket), fresh_proc: byte == *b"p" })
+    }
+
+    /// Lets it start a RUN.
+    pub(super) fn start_run(&self, start: &Start<'_>) -> Result<Running, Error> {
+        let sys = |doing| move |source| Error::Sys { doing, source };
+        let (ours, theirs) = mem::socket_pair().map_err(sys("making a socket"))?;
+        let Some(socket) = &self.socket else {
+            return Err(Error::Setup { message: "the session has ended".into() });
+        };
+        let flags = if start.own_network { OWN_NETWORK } else { 0 };
+        let fds = [start.out, start.err, start.order, start.report, theirs.as_fd()];
+        mem::send(socket.as_fd(), &[flags], &fds).map_err(sys("asking the session's init"))?;
+        Ok(Running(ours))
+    }
+}
+
+impl Drop for Init {
+    fn drop(&mut self) {
+        drop(self.socket.take());
+        let _ = process::wait(self.pid);
+    }
+}
+
+impl Running {
+    /// Gives the descriptor that becomes readable when the RUN has ended.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    /// Kills it.
+    pub(super) fn kill(&self) -> Result<(), Error> {
+        match mem::send(self.0.as_fd(), b"k", &[]) {
+            // It has ended, and its answer is there to be read.
+            Err(e) if !e.is(Errno::PIPE) => {
+                Err(Error::Sys { doing: "killing the sandbox", source: e })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads how it ended.
+    pub(super) fn ended(&self) -> Result<Ended, Error> {
+        let mut message = [0u8; MESSAGE];
+        let sys = |source| Error::Sys { doing: "waiting for the sandbox", source };
+        let (length, _) = mem::receive(self.0.as_fd(), &mut message).map_err(sys)?;
+        match decode(&message[..length]) {
+            Some(Ok(ended)) => Ok(ended),
+            Some(Err(errno)) => Err(Error::Sys {
+                doing: "starting the sandbox",
+                source: sys::Error::new("clone", "new namespaces", errno),
+            }),
+            None => Err(Error::Setup { message: "the session's init was killed".into() }),
+        }
+    }
+}
+
+/// Bytes of an answer.
+const MESSAGE: usize = 21;
+
+/// Writes an end as bytes: a kind, a number, and both times in microseconds.
+fn encode(ended: Result<Ended, Errno>) -> [u8; MESSAGE] {
+    let (kind, number, user, system) = match ended {
+        Ok(e) => match (e.code, e.signal) {
+            (Some(code), _) => (b'e', code, e.user_time, e.system_time),
+            (None, signal) => (b's', signal.unwrap_or(0), e.user_time, e.system_time),
+        },
+        Err(errno) => (b'!', errno.raw_os_error(), Duration::ZERO, Duration::ZERO),
+    };
+    let micros = |t: Duration| u64::try_from(t.as_micros()).unwrap_or(u64::MAX).to_ne_bytes();
+    let mut out = [0u8; MESSAGE];
+    out[0] = kind;
+    out[1..5].copy_from_slice(&number.to_ne_bytes());
+    out[5..13].copy_from_slice(&micros(user));
+    out[13..].copy_from_slice(&micros(system));
+    out
+}
+
+fn decode(message: &[u8]) -> Option<Result<Ended, Errno>> {
+    let number = i32::from_ne_bytes(message.get(1..5)?.try_into().ok()?);
+    let micros = |from: usize| -> Option<Duration> {
+        let bytes = message.get(from..from + 8)?.try_into().ok()?;
+        Some(Duration::from_micros(u64::from_ne_bytes(bytes)))
+    };
+    let ended = |code, signal| -> Option<Ended> {
+        Some(Ended { code, signal, user_time: micros(5)?, system_time: micros(13)? })
+    };
+    match message.first()? {
+        b'e' => ended(Some(number), None).map(Ok),
+        b's' => ended(None, Some(number)).map(Ok),
+        b'!' => Some(Err(Errno::from_raw_os_error(number))),
+        _ => None,
+    }
+}
+
+/// A RUN, as the init knows it.
+struct Run {
+    child: Child,
+    socket: OwnedFd,
+    /// Nothing more is read from the socket: a kill came, or the builder closed it.
+    deaf: bool,
+}
+
+/// Is the init.
+fn init_main(socket: &OwnedFd, program: &OwnedFd, mut tell: File) -> u8 {
+    let _ = process::setsid();
+    let _ = process::die_with_parent();
+    let proc = mount::Fs::open("proc").and_then(|fs| fs.mount(mount::Attrs::INERT));
+    if tell.write_all(if proc.is_ok() { b"p" } else { b"-" }).is_err() {
+        return 1;
+    }
+    drop((proc, tell));
+    let Ok(null) = File::open("/dev/null") else { return 1 };
+    // All other descriptors of the builder must go: a lock among them would be held for ever.
+    let Ok([socket, program, null]) =
+        process::keep_only([socket.as_fd(), program.as_fd(), null.as_fd()])
+    else {
+        return 1;
+    };
+    let Ok(arg0) = CString::new(CHILD_ARG0) else { return 1 };
+    let mut runs: Vec<Run> = Vec::new();
+    loop {
+        let mut fds = vec![Some(socket.as_fd())];
+        for run in &runs {
+            fds.push(Some(run.child.pidfd()));
+            fds.push((!run.deaf).then(|| run.socket.as_fd()));
+        }
+        let Ok(ready) = mem::poll_readable(&fds, None) else { return 1 };
+        drop(fds);
+        let mut flags = ready.get(1..).unwrap_or_default().chunks_exact(2);
+        runs.retain_mut(|run| match flags.next() {
+            Some([true, _]) => {
+                let ended = run.child.wait().map_err(|e| e.errno);
+                // A builder that no longer listens has lost interest.
+                let _ = mem::send(run.socket.as_fd(), &encode(ended), &[]);
+                false
+            }
+            Some([_, true]) => {
+                let _ = run.child.kill();
+                run.deaf = true;
+                true
+            }
+            _ => true,
+        });
+        if ready.first() == Some(&true) && !accept(&socket, &program, &null, &arg0, &mut runs) {
+            return 0;
+        }
+    }
+}
+
+/// Starts the RUN that the builder asks for; false when there is no builder any more.
+fn accept(
+    socket: &OwnedFd,
+    program: &OwnedFd,
+    null: &OwnedFd,
+    arg0: &CString,
+    runs: &mut Vec<Run>,
+) -> bool {
+    let mut flags = [0u8];
+    let Ok((1, fds)) = mem::receive(socket.as_fd(), &mut flags) else { return false };
+    let [out, err, order, report, reply] = fds.as_slice() else { return false };
+    let mut namespaces = Namespaces::MOUNT | Namespaces::PID | Namespaces::IPC | Namespaces::UTS;
+    if flags[0] & OWN_NETWORK != 0 {
+        namespaces = namespaces | Namespaces::NET;
+    }
+    let started = process::spawn(&Spawn {
+        program: program.as_fd(),
+        args: std::slice::from_ref(arg0),
+        env: &[],
+        fds: &[null.as_fd(), out.as_fd(), err.as_fd(), order.as_fd(), report.as_fd()],
+        namespaces,
+    });
+    match (started, reply.try_clone()) {
+        (Ok(child), Ok(socket)) => runs.push(Run { child, socket, deaf: false }),
+        (Ok(child), Err(_)) => {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        (Err(e), _) => {
+            let _ = mem::send(reply.as_fd(), &encode(Err(e.errno)), &[]);
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_round_trip() {
+        let time = Duration::from_micros(123_456_789);
+        for (code, signal) in [(Some(7), None), (None, Some(9))] {
+            let ended = Ended { code, signal, user_time: time, system_time: Duration::ZERO };
+            assert_eq!(decode(&encode(Ok(ended))), Some(Ok(ended)));
+        }
+        assert_eq!(decode(&encode(Err(Errno::PERM))), Some(Err(Errno::PERM)));
+        assert_eq!(decode(b""), None);
+    }
+}
