@@ -35,6 +35,11 @@ mod select;
 pub mod stored;
 pub mod validate;
 
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod tests;
+
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
