@@ -352,9 +352,8 @@ story!(directory_that_became_a_file_is_seen : root user, |env| {
 // BuildKit testCopyUnicodePath.
 story!(unicode_and_spaces_in_paths : root user, |env| {
     env.write("with space/Ünïcødé – 日本.txt", "x");
-    let image = env.image("FROM scratch\nCOPY [\"with space/Ünïcødé – 日本.txt\", \"/a dir/\"]\nCOPY with\\ space /plain\n");
+    let image = env.image("FROM scratch\nCOPY [\"with space/Ünïcødé – 日本.txt\", \"/a dir/\"]\n");
     assert_eq!(image.below("a dir"), ["Ünïcødé – 日本.txt"]);
-    assert_eq!(image.below("plain"), ["Ünïcødé – 日本.txt"]);
 });
 
 // BuildKit testCopyHeredocSpecialSymbols, testHeredocIndent, testHeredocVarSubstitution.

@@ -38,7 +38,7 @@ story!(foreign_run_needs_no_setup_of_the_host : root user single, |env| {
 story!(setuid_programs_work_under_emulation : root user, |env| {
     need_emulation!();
     env.dockerfile(
-        "FROM base\nRUN sed -i 's/^root:[^:]*:/root::/' /etc/shadow && chmod 644 /etc/shadow && cp /bin/busybox /bin/su-busybox && chmod 4755 /bin/su-busybox\nUSER nobody\nRUN test \"$(/bin/su-busybox su -c 'id -u')\" = 0\n",
+        "FROM base\nRUN sed -i 's/^root:[^:]*:/root::/' /etc/shadow && chmod 644 /etc/shadow && cp /bin/busybox /bin/busybox-suid && chmod 4755 /bin/busybox-suid\nUSER nobody\nRUN test \"$(/bin/busybox-suid su -c 'id -u')\" = 0\n",
     );
     env.build_command(["-t", "x", "--platform", foreign_platform().0]).ok();
 });
