@@ -212,8 +212,10 @@ pub fn wait(pid: i32) -> Result<Ended> {
 }
 
 fn duration(time: libc::timeval) -> Duration {
-    let micros = time.tv_sec as i64 * 1_000_000 + time.tv_usec as i64;
-    Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+    // A 32-bit host has narrower fields than others.
+    let part = |n: i128| u64::try_from(n).unwrap_or(0);
+    let (seconds, micros) = (part(time.tv_sec.into()), part(time.tv_usec.into()));
+    Duration::from_secs(seconds) + Duration::from_micros(micros)
 }
 
 /// Counts the threads of this process.
