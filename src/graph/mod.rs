@@ -273,7 +273,7 @@ pub struct Output {
 #[derive(Debug)]
 pub enum Resolved {
     /// An image.
-    Image(BaseImage),
+    Image(Box<BaseImage>),
     /// A local directory, by the name of its context.
     Directory(String),
     /// Nothing: an empty root file system.
