@@ -145,9 +145,13 @@ impl<'a> Bases<'a> {
         }
     }
 
+    /// Opens an image of the store. What of it was never fetched (other platforms, layers that no
+    /// build needed) comes from its registry, by digest, where that may be asked.
     fn from_store(&self, reference: &Reference) -> Option<Root> {
-        let source = transport::store_source(self.store, reference)?;
-        rooted(Arc::from(source)).ok()
+        let stored = transport::store_source(self.store, reference)?;
+        let ask = !self.offline && self.pull != Pull::Never;
+        let registry = ask.then(|| transport::registry_source(&self.client, reference));
+        rooted(Arc::new(Backed { stored, registry })).ok()
     }
 
     fn from_registry(&self, reference: &Reference) -> Result<Root, ResolveError> {
@@ -161,8 +165,17 @@ impl<'a> Bases<'a> {
         }
         let source = transport::registry_source(&self.client, &reference);
         let root = source.root().map_err(|error| failed(&error, Some(&reference)))?;
-        // Later builds with --pull=missing find it: the root under its name, the blobs by digest.
-        let _ = self.store.blobs().put(&root.1);
+        // Later builds with --pull=missing find it there, and fetch only what they lack.
+        let kept = self
+            .store
+            .blobs()
+            .put(&root.1)
+            .and_then(|_| self.store.images().set(&[(reference.to_string(), root.0.clone())]));
+        kept.map_err(|error| ResolveError {
+            message: chain(&error),
+            hint: None,
+            exit: ResolveExit::Damaged,
+        })?;
         Ok((Arc::from(source), root.0, root.1))
     }
 
@@ -242,6 +255,42 @@ impl<'a> Bases<'a> {
             });
         }
         Ok(bytes)
+    }
+}
+
+/// An image of the store of which parts may still be at its registry.
+struct Backed {
+    stored: Box<dyn Source>,
+    registry: Option<Box<dyn Source>>,
+}
+
+impl Backed {
+    fn either<T>(
+        &self,
+        read: impl Fn(&dyn Source) -> transport::Result<T>,
+    ) -> transport::Result<T> {
+        match (read(self.stored.as_ref()), &self.registry) {
+            (Err(_), Some(registry)) => read(registry.as_ref()),
+            (result, _) => result,
+        }
+    }
+}
+
+impl Source for Backed {
+    fn root(&self) -> transport::Result<(Descriptor, Vec<u8>)> {
+        self.stored.root()
+    }
+
+    fn manifest(&self, descriptor: &Descriptor) -> transport::Result<Vec<u8>> {
+        self.either(|source| source.manifest(descriptor))
+    }
+
+    fn blob(&self, descriptor: &Descriptor) -> transport::Result<Box<dyn std::io::Read + Send>> {
+        self.either(|source| source.blob(descriptor))
+    }
+
+    fn describe(&self) -> String {
+        self.stored.describe()
     }
 }
 

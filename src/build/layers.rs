@@ -127,6 +127,11 @@ impl<'a> Layers<'a> {
             || lock(&self.origins).contains_key(id)
     }
 
+    /// Says whether the layer is there as a directory with its table of contents.
+    pub fn is_complete(&self, id: &LayerId) -> bool {
+        self.store.trees().path(id).is_some() && matches!(self.load_toc(id), Ok(Some(_)))
+    }
+
     /// Says whether the blob is there in the form that an output wants.
     pub fn has_blob(&self, id: &LayerId, form: BlobForm) -> bool {
         self.bases.contains_key(id) || self.store.packs().get(id, &form.params()).is_some()

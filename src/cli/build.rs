@@ -38,6 +38,7 @@ struct Plan {
 /// Runs the command.
 pub fn run(args: &BuildArgs, env: &Environment) -> Result<()> {
     options::refuse(args)?;
+    env.cancel.on_signals();
     let host = Platform::host();
     let tags = options::tags(&args.tag)?;
     if args.push && tags.is_empty() {

@@ -83,6 +83,14 @@ fn identity(map: &IdMap) -> IdMap {
     IdMap { uids: same(&map.uids), gids: same(&map.gids) }
 }
 
+/// Gives the map of the first id of a map only, which is the caller's.
+pub(super) fn first_id(map: &IdMap) -> IdMap {
+    let first = |ranges: &[IdRange]| -> Vec<IdRange> {
+        ranges.iter().filter(|r| r.inside == 0).map(|r| IdRange { count: 1, ..*r }).collect()
+    };
+    IdMap { uids: first(&map.uids), gids: first(&map.gids) }
+}
+
 /// Maps an id to 0, and ranges (first, count) after it from 1 on.
 fn with_ranges(id: u32, ranges: &[(u32, u32)]) -> Vec<IdRange> {
     let mut out = vec![IdRange { inside: 0, outside: id, count: 1 }];
@@ -223,12 +231,16 @@ fn write_once(path: &Path, text: &str) -> Result<(), String> {
     write().map_err(|e| format!("write {}: {e}", path.display()))
 }
 
+/// Names the caller.
+pub(super) fn who() -> String {
+    let uid = cred::euid();
+    account_name(uid).unwrap_or_else(|| format!("user {uid}"))
+}
+
 /// Explains why no user namespace can be had, by what the host's settings say.
 pub(super) fn explain_no_userns(error: &sys::Error) -> Error {
-    let uid = cred::euid();
-    let who = account_name(uid).unwrap_or_else(|| format!("user {uid}"));
     let (why, hint) = why_no_userns();
-    Error::NoUserNamespace { who, reason: format!("{}{why}", error.one_line()), hint }
+    Error::NoUserNamespace { who: who(), reason: format!("{}{why}", error.one_line()), hint }
 }
 
 /// Reads the settings that forbid user namespaces: (explanation, command that mends it).

@@ -110,7 +110,12 @@ impl Running {
     pub(super) fn ended(&self) -> Result<Ended, Error> {
         let mut message = [0u8; MESSAGE];
         let sys = |source| Error::Sys { doing: "waiting for the sandbox", source };
-        let (length, _) = mem::receive(self.0.as_fd(), &mut message).map_err(sys)?;
+        let (length, _) = match mem::receive(self.0.as_fd(), &mut message) {
+            // It ended on its own just as we killed it; the kernel tells that first, once.
+            Err(e) if e.is(Errno::CONNRESET) => mem::receive(self.0.as_fd(), &mut message),
+            other => other,
+        }
+        .map_err(sys)?;
         match decode(&message[..length]) {
             Some(Ok(ended)) => Ok(ended),
             Some(Err(errno)) => Err(Error::Sys {
@@ -203,6 +208,8 @@ fn init_main(socket: &OwnedFd, program: &OwnedFd, mut tell: File) -> u8 {
                 false
             }
             Some([_, true]) => {
+                // Read, not left: closing a socket with something unread resets the other end.
+                let _ = mem::receive(run.socket.as_fd(), &mut [0u8]);
                 let _ = run.child.kill();
                 run.deaf = true;
                 true

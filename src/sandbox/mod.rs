@@ -33,7 +33,7 @@ mod user;
 
 pub use child::child_main;
 pub use emulation::{Arch, Emulator};
-pub use probe::{Check, HostReport, probe};
+pub use probe::{Check, HostReport, probe, probe_in};
 pub use session::{Cancel, Isolation, Options, RunOutcome, Rung, Session, Status, Stream};
 pub use spec::{Access, Mount, MountKind, Network, RunSpec};
 

@@ -63,20 +63,30 @@ fn overlay_root(spec: &RunSpec) -> Result<OwnedFd> {
         node::chmod_fd(upper.as_fd(), looks.mode).map_err(&fail)?;
         dir::futimens(upper.as_fd(), looks.mtime_sec, looks.mtime_nsec).map_err(&fail)?;
     }
-    let writable = Some((spec.upper.as_path(), spec.work.as_path()));
-    match overlay(&spec.lowers, writable) {
+    overlay_at(&spec.lowers, (&spec.upper, &spec.work), &spec.upper)
+}
+
+/// Mounts an overlay at a directory; gives its root.
+fn overlay_at(lowers: &[PathBuf], writable: (&Path, &Path), at: &Path) -> Result<OwnedFd> {
+    match overlay(lowers, Some(writable)) {
         Ok(root) => {
-            mount::attach(root.as_fd(), upper.as_fd()).map_err(doing("attaching the root"))?;
+            let place = dir::open(at).map_err(doing("opening the mount point"))?;
+            mount::attach(root.as_fd(), place.as_fd()).map_err(doing("attaching the overlay"))?;
             Ok(root)
         }
         // Linux < 6.5 has no `lowerdir+`, < 5.10 no `volatile`: "Unknown parameter".
         Err(e) if e.is(Errno::INVAL) || e.is(Errno::NOSYS) => {
-            overlay_old(&spec.lowers, writable, &spec.upper)
-                .map_err(|old| format!("mounting the root: {}; {old}", e.one_line()))?;
-            dir::open(&spec.upper).map_err(doing("opening the root"))
+            overlay_old(lowers, Some(writable), at)
+                .map_err(|old| format!("mounting an overlay: {}; {old}", e.one_line()))?;
+            dir::open(at).map_err(doing("opening the overlay"))
         }
-        Err(e) => Err(format!("mounting the root: {}", e.one_line())),
+        Err(e) => Err(format!("mounting an overlay: {}", e.one_line())),
     }
+}
+
+/// Mounts an overlay as RUN does, to see whether it can be done.
+pub(super) fn try_overlay(lowers: &[PathBuf], upper: &Path, work: &Path, at: &Path) -> Result<()> {
+    overlay_at(lowers, (upper, work), at).map(drop)
 }
 
 /// Makes an overlay, attached nowhere.

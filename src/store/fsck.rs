@@ -6,12 +6,13 @@
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
 use super::gc::{files, subdirs};
 use super::pack::Packs;
-use super::{EMPTY_INDEX, Error, IoContext, Result, Store, mark, remove};
+use super::{EMPTY_INDEX, Error, IoContext, Result, Store, Trees, mark, remove};
 use crate::layer::{KindRef, LayerId, Toc};
 use crate::oci::Digest;
 use crate::oci::digest::Hasher;
@@ -186,17 +187,21 @@ impl Check<'_> {
         for map in subdirs(&self.store.path("trees"))? {
             for tree in subdirs(&map)? {
                 let name = tree.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-                let toc = LayerId::parse(name).and_then(|id| self.store.tocs().peek(&id));
-                let problem = match toc {
-                    None => Some("has no table of contents".to_owned()),
-                    Some(toc) => tree_problem(&tree, &toc),
+                let id = LayerId::parse(name);
+                let problem = match (&id, Trees::used(&tree)) {
+                    (None, _) => Some("is not named by a layer".to_owned()),
+                    (_, None) => Some("is not complete".to_owned()),
+                    // A tree may stand for several layers, and then has no Toc.
+                    (Some(id), _) => {
+                        self.store.tocs().peek(id).and_then(|toc| tree_problem(&tree, &toc))
+                    }
                 };
                 if let Some(problem) = problem {
                     let store = self.store;
-                    self.report(&tree, problem, || {
-                        let grave = store.tmp().unique("grave")?;
-                        fs::rename(&tree, &grave).at("move away", &tree)?;
-                        remove::tree(&grave).at("remove", &grave)
+                    let ever = SystemTime::now() + Duration::from_secs(86_400);
+                    self.report(&tree, problem, || match Trees::retire(store, &tree, ever)? {
+                        Some(grave) => remove::tree(&grave).at("remove", &grave),
+                        None => Ok(()),
                     });
                 }
             }

@@ -7,7 +7,7 @@
 //!
 //! | item | consists of | last use is the newest of |
 //! |---|---|---|
-//! | a layer | its Toc, trees, pack records, the step records that lead to it, its blobs | all of these files' times |
+//! | a layer | its Toc, trees, pack records, the step records that lead to it, its blobs | all of these files' times, and the trees' marks' |
 //! | a step without a layer | its record | the record's time |
 //! | a place | which key a step had last time | the file's time |
 //! | a blob of no layer | (a pulled manifest or config, what a killed build left) | the blob's time |
@@ -36,7 +36,7 @@ use std::time::{Duration, SystemTime};
 use super::lock::{self, Mode};
 use super::mount::MountId;
 use super::pack::Packs;
-use super::{IoContext, Result, Store, age, mark, record, remove};
+use super::{IoContext, Result, Store, Trees, age, mark, record, remove};
 use crate::layer::LayerId;
 use crate::oci::Digest;
 
@@ -268,7 +268,13 @@ fn remove_item(
                     retire(&store.blobs().path(blob));
                 }
             }
-            layer.trees.iter().for_each(|tree| bury(store, tree, pruned));
+            for tree in &layer.trees {
+                let buried = Trees::retire(store, tree, cut).and_then(|grave| match grave {
+                    Some(grave) => remove::tree(&grave).at("remove", &grave),
+                    None => Ok(()),
+                });
+                note(pruned, tree, buried);
+            }
             true
         }
         Item::Mount(instance) => {
@@ -288,10 +294,14 @@ fn bury(store: &Store, dir: &Path, pruned: &mut Pruned) {
         fs::rename(dir, &grave).at("move away", dir)?;
         remove::tree(&grave).at("remove", &grave)
     });
-    match buried {
+    note(pruned, dir, buried);
+}
+
+fn note(pruned: &mut Pruned, path: &Path, result: Result<()>) {
+    match result {
         Ok(()) => {}
         Err(super::Error::Io { path, source, .. }) => pruned.failed.push((path, source)),
-        Err(error) => pruned.failed.push((dir.to_owned(), io::Error::other(error))),
+        Err(error) => pruned.failed.push((path.to_owned(), io::Error::other(error))),
     }
 }
 
@@ -388,10 +398,10 @@ fn layers(store: &Store, stock: &mut Inventory) -> Result<Vec<(Layer, SystemTime
     for map in subdirs(&store.path("trees"))? {
         for tree in subdirs(&map)? {
             let name = tree.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            // A tree alone has no last use: its own time is that of a directory in an image. It was
-            // installed after its Toc, so without one it is garbage.
+            // Without a mark it is what a killed process left.
+            let used = Trees::used(&tree).unwrap_or(SystemTime::UNIX_EPOCH);
             if let Some(id) = LayerId::parse(name) {
-                entry(&mut layers, &id, SystemTime::UNIX_EPOCH).trees.push(tree);
+                entry(&mut layers, &id, used).trees.push(tree);
             }
         }
     }

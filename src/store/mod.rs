@@ -134,6 +134,13 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Says whether something was not there.
+    fn is_not_found(&self) -> bool {
+        matches!(self, Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
 /// Short for results of this module.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 

@@ -4,6 +4,8 @@
 //! is when that process began. The lock file comes first and goes last, so a directory without a
 //! lock that is held is garbage. Garbage that belongs to subordinate ids can only be removed inside
 //! the user namespace; it is renamed to `NAME.ns` and left for [`super::Store::sweep_in_namespace`].
+//! What other processes may still stand on is buried as `NAME.grave`, and swept by whoever comes
+//! when nobody else is there.
 
 use std::fs;
 use std::io;
@@ -16,6 +18,7 @@ use super::{IoContext, Result, Store, remove};
 
 const LOCK: &str = ".lock";
 const FOR_NAMESPACE: &str = ".ns";
+const GRAVE: &str = ".grave";
 
 /// This process's part of `tmp/`. Removed with the last handle on the store.
 pub(super) struct Process {
@@ -128,10 +131,8 @@ impl Drop for TmpDir {
 
 fn begin(store: &Store) -> Result<Process> {
     let tmp = store.path("tmp");
-    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_nanos());
     loop {
-        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{}-{nanos:x}-{number}", std::process::id());
+        let name = unique_name();
         let lock = tmp.join(format!("{name}{LOCK}"));
         // None: another process of the same number (in another pid namespace) was faster.
         let Some(guard) = lock::acquire(&lock, Mode::Exclusive)? else { continue };
@@ -141,6 +142,21 @@ fn begin(store: &Store) -> Result<Process> {
     }
 }
 
+/// Moves something away, so that it is gone for all who come, and stays for all who use it.
+pub(super) fn bury(store: &Store, path: &Path) -> Result<PathBuf> {
+    let name = unique_name();
+    let grave = store.path("tmp").join(format!("{name}{GRAVE}"));
+    fs::rename(path, &grave).at("move away", path)?;
+    Ok(grave)
+}
+
+/// Gives a name that no process has used or will use.
+fn unique_name() -> String {
+    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_nanos());
+    let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+    format!("{}-{nanos:x}-{number}", std::process::id())
+}
+
 /// Removes what dead processes left. Failures are not errors: the next sweep tries again.
 pub(super) fn sweep(store: &Store, place: Place) -> Result<()> {
     let tmp = store.path("tmp");
@@ -148,6 +164,7 @@ pub(super) fn sweep(store: &Store, place: Place) -> Result<()> {
     for entry in fs::read_dir(&tmp).at("read", &tmp)? {
         names.push(entry.at("read", &tmp)?.path());
     }
+    let mut graves = Vec::new();
     for path in names {
         let extension = path.extension().and_then(|ext| ext.to_str());
         if extension == Some(&LOCK[1..]) {
@@ -156,11 +173,25 @@ pub(super) fn sweep(store: &Store, place: Place) -> Result<()> {
             if place == Place::Namespace {
                 let _ = remove::tree(&path);
             }
+        } else if extension == Some(&GRAVE[1..]) {
+            graves.push(path);
         } else if !with_lock_name(&path).exists() && remove::tree(&path).is_err() {
             set_aside(&path);
         }
     }
+    if !graves.is_empty() && alone(store)? {
+        for grave in graves {
+            if remove::tree(&grave).is_err() && place == Place::Host {
+                set_aside(&grave);
+            }
+        }
+    }
     Ok(())
+}
+
+/// Says whether no live process works in the store, but perhaps this one.
+fn alone(store: &Store) -> Result<bool> {
+    Ok(store.tmp().oldest_other()?.is_none())
 }
 
 fn sweep_process(lock: &Path) {

@@ -198,7 +198,7 @@ story!(times_are_whole_seconds_and_kept : root user single, |env| {
 
 story!(long_names_and_odd_characters : root user single, |env| {
     let image = env.image(
-        "FROM base\nRUN n=$(printf 'n%.0s' $(seq 200)) && mkdir -p /$n/$n && echo x > /$n/$n/$n && touch \"/new\nline\" '/tab\t' '/quote\"' '/back\\slash' && ln -s \"/$n/$n/$n\" /link\n",
+        "FROM base\nRUN n=$(printf 'n%.0s' $(seq 200)) && mkdir -p /$n/$n && echo x > /$n/$n/$n && touch \"/new$(printf '\\nline')\" '/tab\t' '/quote\"' '/back\\slash' && ln -s \"/$n/$n/$n\" /link\n",
     );
     let n = "n".repeat(200);
     assert_eq!(image.text(&format!("{n}/{n}/{n}")), "x\n");

@@ -123,11 +123,11 @@ pub fn run(
     let layer = LayerId::from_run_key(key);
     conductor.layers.save_toc(&layer, toc)?;
     let trees = conductor.build.store.trees();
-    if conductor.graph.nodes[id].no_cache {
-        // The same key, run anew: what the last run left must not be taken for this one's.
+    // What an earlier run of the same key left must not be taken for what this one made.
+    if trees.path(&layer).is_some() {
         trees.discard(&layer).map_err(|error| store(&error))?;
-        conductor.layers.forget_blobs(&layer);
     }
+    conductor.layers.forget_blobs(&layer);
     trees.install(&upper, &layer).map_err(|error| store(&error))?;
     Ok((layer, conductor.build.options.now()))
 }
