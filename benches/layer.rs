@@ -2,7 +2,7 @@
 //!
 //! Prints medians of five runs: MB/s of uncompressed data, and compressed size over uncompressed.
 //! Text is a mix of what images hold (sources found under a directory given as LAYER_BENCH_TEXT, or
-//! generated); random data comes from a generator.
+//! generated); random data comes from a generator; LAYER_BENCH_FILE names a file to be taken as it is.
 
 use std::io::{self, Read, Write};
 use std::time::Instant;
@@ -148,12 +148,19 @@ fn main() {
         let (a, b) = (text.chunks(25_600), random.chunks(25_600));
         a.zip(b).flat_map(|(a, b)| [a, b].concat()).take(size).collect()
     };
+    let file = std::env::var_os("LAYER_BENCH_FILE").map(std::fs::read);
+    let file = file.transpose().expect("LAYER_BENCH_FILE is readable").unwrap_or_default();
     let mut levels: Vec<(String, Compression)> =
         (1..=6).map(|level| (format!("gzip -{level}"), Compression::Gzip { level })).collect();
     levels.extend((1..=3).map(|level| (format!("zstd -{level}"), Compression::Zstd { level })));
     levels.push(("none".to_owned(), Compression::None));
     for (name, compression) in levels {
-        for (kind, data) in [("text", &text), ("random", &random), ("mixed", &mixed)] {
+        for (kind, data) in
+            [("text", &text), ("random", &random), ("mixed", &mixed), ("file", &file)]
+        {
+            if data.is_empty() {
+                continue;
+            }
             for threads in [1, 2] {
                 let title = format!("encode {kind} {name} {threads} threads");
                 if wanted(&title) {
