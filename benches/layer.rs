@@ -126,6 +126,56 @@ fn encode(data: &[u8], compression: Compression, threads: usize) -> (f64, u64) {
     (time, size)
 }
 
+/// CPU seconds of the main thread, to the nanosecond.
+fn thread_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/schedstat").unwrap_or_default();
+    stat.split_whitespace().next().and_then(|ns| ns.parse::<f64>().ok()).unwrap_or_default() / 1e9
+}
+
+/// CPU times of tables of contents of 100,000 and 1,000,000 files.
+fn tables() {
+    let digest = lapstrake::oci::Digest::of(b"content");
+    for rows in [100_000usize, 1_000_000] {
+        let build = || {
+            let mut builder = lapstrake::layer::TocBuilder::new();
+            for i in 0..rows as u64 {
+                let kind = Kind::File { size: i, digest: Some(digest) };
+                let path =
+                    format!("usr/lib/node_modules/package-{:05}/dist/file-{i:07}.js", i / 20);
+                builder.push(Entry { kind, ..entry(&path, 0) });
+            }
+            builder.finish()
+        };
+        let timed = |what: &str, run: &mut dyn FnMut()| {
+            let time = median(|| {
+                let start = thread_seconds();
+                run();
+                thread_seconds() - start
+            });
+            println!("toc {rows:>8} {what:<24} {:>8.2} ms", time * 1e3);
+        };
+        let toc = build();
+        println!("toc {rows:>8} bytes a row {}", toc.heap_size() / rows);
+        timed("build", &mut || drop(build()));
+        let mut bytes = Vec::new();
+        toc.write_to(&mut bytes).expect("write");
+        println!("toc {rows:>8} bytes on disk {}", bytes.len());
+        timed("write", &mut || toc.write_to(&mut io::sink()).expect("write"));
+        timed("read", &mut || drop(Toc::read_from(&mut &bytes[..]).expect("read")));
+        timed("digest", &mut || _ = std::hint::black_box(toc.digest()));
+        let paths: Vec<RootPath> = toc.iter().step_by(10).map(|row| row.root_path()).collect();
+        let toc = std::sync::Arc::new(toc);
+        let layers = vec![toc.clone(), std::sync::Arc::default(), toc];
+        let tree = lapstrake::layer::Tree::new(layers);
+        timed("walk of 3 layers", &mut || {
+            assert!(tree.walk(&RootPath::root()).count() > rows);
+        });
+        timed("a tenth looked up", &mut || {
+            assert!(paths.iter().all(|path| tree.lookup(path).is_some()));
+        });
+    }
+}
+
 fn main() {
     let mib = std::env::var("LAYER_BENCH_MIB").ok().and_then(|mib| mib.parse().ok());
     let size: usize = mib.unwrap_or(SIZE_MIB) << 20;
@@ -142,6 +192,12 @@ fn main() {
             size as f64 / len as f64
         );
     };
+    if wanted("toc") {
+        tables();
+    }
+    if !filter.is_empty() && "toc".contains(&filter) {
+        return;
+    }
     let text = text(size);
     let random = random(size);
     let mixed: Vec<u8> = {
