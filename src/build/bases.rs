@@ -12,8 +12,8 @@ use crate::graph::{BaseImage, ResolveError, ResolveExit, Resolved, Resolver};
 use crate::oci::{
     Descriptor, Digest, ImageConfig, Index, Manifest, Platform, Reference, media_type,
 };
-use crate::registry::Client;
 use crate::store::Store;
+use crate::transport::Client;
 use crate::transport::{self, ImageName, Source};
 
 use super::BaseSource;

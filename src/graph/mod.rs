@@ -22,8 +22,11 @@
 //! Start reading at [`plan`].
 
 pub mod args;
+mod history;
 pub mod key;
+mod mount;
 mod plan;
+mod refuse;
 mod stage;
 #[cfg(test)]
 mod tests;

@@ -45,9 +45,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::oci::{Descriptor, Reference};
-use crate::registry::Client;
+
 use crate::store::Store;
 
+pub use crate::registry::Client;
 pub use blob::Verified;
 pub use copy::{Copied, copy, read_small};
 pub use error::{Error, Result};
