@@ -15,7 +15,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::emulation::Arch;
-use super::rootfs::{self, doing};
+use super::rootfs::{self, Kernel, doing};
 use super::spec::{Network, Order, Report, RunSpec};
 use super::user::{self, User};
 use super::{CHILD_ARG0, DEFAULT_PATH, init, probe};
@@ -68,13 +68,10 @@ pub fn child_main() -> Option<ExitCode> {
 }
 
 /// Is the child of one RUN: gives the exit code when there is no program to become.
-pub(super) fn run(fds: [BorrowedFd<'_>; 5]) -> u8 {
+pub(super) fn run(fds: [BorrowedFd<'_>; 5], kernel: &Kernel) -> u8 {
     let Ok([null, out, err, order, report]) = process::keep_only(fds) else { return 125 };
     let mut report = File::from(report);
-    let failure = match become_program([null, out, err], File::from(order), &mut report) {
-        Ok(never) => match never {},
-        Err(failure) => failure,
-    };
+    let Err(failure) = become_program([null, out, err], File::from(order), &mut report, kernel);
     let (code, told) = match failure {
         Failure::NotStarted(code, message, hint) => {
             (code, Report::NotStarted { code, message, hint })
@@ -97,6 +94,7 @@ fn become_program(
     standard: [OwnedFd; 3],
     mut order: File,
     report: &mut File,
+    kernel: &Kernel,
 ) -> Result<std::convert::Infallible, Failure> {
     for fd in &standard {
         mem::set_cloexec(fd.as_fd(), false).map_err(doing("preparing"))?;
@@ -110,7 +108,7 @@ fn become_program(
         serde_json::from_slice(&text).map_err(|e| format!("reading the order: {e}"))?;
     let spec = &*order.spec;
 
-    let root = rootfs::build(&order)?;
+    let root = rootfs::build(&order, kernel)?;
     let user = find_user(root.as_fd(), &spec.user)?;
     cred::set_hostname(&spec.hostname).map_err(doing("setting the host name"))?;
     if spec.network == Network::None {

@@ -26,6 +26,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use super::rootfs::Kernel;
 use super::{CHILD_ARG0, Error};
 use crate::sys::cred::Namespaces;
 use crate::sys::process::{Child, Ended, Spawn};
@@ -219,6 +220,7 @@ pub(super) fn main() -> ExitCode {
         return ExitCode::from(125);
     }
     drop(proc);
+    let kernel = Kernel::look();
     let mut runs: Vec<Run> = Vec::new();
     loop {
         let mut fds = vec![Some(socket.as_fd())];
@@ -246,7 +248,7 @@ pub(super) fn main() -> ExitCode {
             _ => true,
         });
         if ready.first() == Some(&true) {
-            match accept(&socket, &null) {
+            match accept(&socket, &null, &kernel) {
                 Ok(Some(run)) => runs.push(run),
                 Ok(None) => {}
                 // There is no builder any more.
@@ -257,7 +259,7 @@ pub(super) fn main() -> ExitCode {
 }
 
 /// Starts the RUN that the builder asks for; None when it could not be.
-fn accept(socket: &OwnedFd, null: &File) -> Result<Option<Run>, ()> {
+fn accept(socket: &OwnedFd, null: &File, kernel: &Kernel) -> Result<Option<Run>, ()> {
     let mut flags = [0u8];
     let Ok((1, fds)) = mem::receive(socket.as_fd(), &mut flags) else { return Err(()) };
     let Ok([out, err, order, report, reply]) = <[OwnedFd; 5]>::try_from(fds) else {
@@ -268,7 +270,7 @@ fn accept(socket: &OwnedFd, null: &File) -> Result<Option<Run>, ()> {
         namespaces = namespaces | Namespaces::NET;
     }
     let fds = [null.as_fd(), out.as_fd(), err.as_fd(), order.as_fd(), report.as_fd()];
-    match process::fork(namespaces, || super::child::run(fds)) {
+    match process::fork(namespaces, || super::child::run(fds, kernel)) {
         Ok(child) => Ok(Some(Run { child, socket: reply, deaf: false })),
         Err(e) => {
             let _ = mem::send(reply.as_fd(), &encode(Err(e.errno)), &[]);
