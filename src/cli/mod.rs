@@ -1,6 +1,58 @@
-//! The command line.
+//! The command line: one file a subcommand.
+//!
+//! This is the only place that reads the environment, the home directory, the current directory and
+//! the clock, and, with `ui`, the only one that prints. Standard output carries data and nothing
+//! else.
+
+pub mod args;
+mod build;
+mod doctor;
+mod environment;
+mod images;
+mod inspect;
+pub mod options;
+mod push;
+pub mod report;
+mod storage;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+use environment::Environment;
 
 /// Runs the program.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    // A RUN is this very program, executed again; it must not parse arguments.
+    if let Some(code) = crate::sandbox::child_main() {
+        return code;
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are data, all else goes to standard error; clap knows which.
+            let _ = error.print();
+            return ExitCode::from(u8::from(error.use_stderr()) * report::Exit::Usage as u8);
+        }
+    };
+    let env = match Environment::new(cli.root) {
+        Ok(env) => env,
+        Err(report) => return report.print(false),
+    };
+    let result = match &cli.command {
+        Command::Build(args) => build::run(args, &env),
+        Command::Push(args) => push::run(args, &env),
+        Command::Inspect(args) => inspect::run(args, &env),
+        Command::Images(args) => images::list(args, &env),
+        Command::Tag(args) => images::tag(args, &env),
+        Command::Rmi(args) => images::remove(args, &env),
+        Command::Du(args) => storage::usage(args, &env),
+        Command::Prune(args) => storage::prune(args, &env),
+        Command::Doctor(args) => doctor::run(args, &env),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(report) => report.print(env.colour),
+    }
 }

@@ -313,3 +313,6 @@ impl Write for Digesting<'_> {
 fn broken() -> io::Error {
     io::Error::from(io::ErrorKind::BrokenPipe)
 }
+
+#[cfg(test)]
+mod tests;

@@ -113,8 +113,11 @@ impl RootPath {
 
 /// Compares two clean paths component by component: the slash sorts before every other byte.
 pub fn compare(a: &[u8], b: &[u8]) -> std::cmp::Ordering {
-    let shared = a.iter().zip(b).position(|(x, y)| x != y);
-    match shared {
+    // Eight bytes at a time: paths of one directory share long beginnings.
+    let words = a.chunks_exact(8).zip(b.chunks_exact(8)).take_while(|(x, y)| x == y).count();
+    let same = words * 8;
+    let shared = a[same..].iter().zip(&b[same..]).position(|(x, y)| x != y);
+    match shared.map(|rest| same + rest) {
         None => a.len().cmp(&b.len()),
         Some(i) => match (a[i], b[i]) {
             (b'/', _) => std::cmp::Ordering::Less,

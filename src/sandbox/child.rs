@@ -133,7 +133,10 @@ fn become_program(
 fn find_user(root: BorrowedFd<'_>, name: &str) -> Result<User, Failure> {
     let passwd = read_accounts(root, "etc/passwd")?;
     let group = read_accounts(root, "etc/group")?;
-    user::resolve(name, &passwd, &group).map_err(|e| Failure::Setup(e.to_string()))
+    user::resolve(name, &passwd, &group).map_err(|error| {
+        let hint = "create the user in a RUN before, or give numbers: USER 1000:1000";
+        Failure::NotStarted(126, error.to_string(), Some(hint.to_owned()))
+    })
 }
 
 /// Reads a small file of the image; one that is missing is empty.

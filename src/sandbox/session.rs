@@ -162,7 +162,14 @@ impl Cancel {
 
     /// Says whether somebody cancelled.
     pub fn is_cancelled(&self) -> bool {
-        self.0.wished.load(Ordering::SeqCst)
+        self.0.wished.load(Ordering::SeqCst) || crate::sys::process::stop_requested()
+    }
+
+    /// Takes SIGINT, SIGTERM and SIGHUP as wishes to stop; a second one ends the process at once.
+    pub fn on_signals(&self) {
+        // The handler may run until the process ends, so the event must live as long.
+        std::mem::forget(self.clone());
+        crate::sys::process::stop_on_signals(self.fd());
     }
 
     /// Gives a descriptor that can be polled: readable once somebody cancelled.

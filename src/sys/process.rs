@@ -344,6 +344,57 @@ pub fn inherited_fd(number: i32) -> Option<OwnedFd> {
     }
 }
 
+/// How often the user asked this process to stop.
+static STOPS: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+/// The event descriptor that the first such request is written to.
+static STOP_EVENT: std::sync::atomic::AtomicI32 = std::sync::atomic::AtomicI32::new(-1);
+
+/// Exit code of a program that the user stopped: 128 + SIGINT.
+const INTERRUPTED: libc::c_int = 130;
+
+extern "C" fn stop(_: libc::c_int) {
+    use std::sync::atomic::Ordering;
+    if STOPS.fetch_add(1, Ordering::SeqCst) > 0 {
+        // The second request: at once. All RUNs die with this process.
+        // SAFETY: _exit is async-signal-safe and takes any number.
+        #[expect(unsafe_code, reason = "std's exit is not async-signal-safe")]
+        unsafe {
+            libc::_exit(INTERRUPTED)
+        }
+    }
+    let one = 1u64;
+    // SAFETY: write is async-signal-safe; the pointer is to eight valid bytes; errno is the only
+    // thing that it changes, and the interrupted code is in a call that reports its own.
+    #[expect(unsafe_code, reason = "std's write may lock")]
+    unsafe {
+        let errno = *libc::__errno_location();
+        libc::write(STOP_EVENT.load(Ordering::SeqCst), (&raw const one).cast(), 8);
+        *libc::__errno_location() = errno;
+    }
+}
+
+/// From now on, SIGINT, SIGTERM and SIGHUP are requests to stop: the first makes `event` (an
+/// eventfd that lives as long as the process) readable, the second ends the process at once.
+pub fn stop_on_signals(event: BorrowedFd<'_>) {
+    STOP_EVENT.store(event.as_raw_fd(), std::sync::atomic::Ordering::SeqCst);
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        // SAFETY: `stop` is an async-signal-safe function of the right type, and the structure is
+        // plain data for which zero is a valid value of every field.
+        #[expect(unsafe_code, reason = "rustix has no signal handlers")]
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = stop as *const () as usize;
+            action.sa_flags = libc::SA_RESTART;
+            libc::sigaction(signal, &raw const action, std::ptr::null_mut());
+        }
+    }
+}
+
+/// Says whether the user asked this process to stop.
+pub fn stop_requested() -> bool {
+    STOPS.load(std::sync::atomic::Ordering::SeqCst) > 0
+}
+
 /// Puts all signals back to what a fresh process expects: no handlers, nothing ignored (Rust
 /// ignores SIGPIPE), nothing blocked.
 pub fn reset_signals() {

@@ -1,1 +1,181 @@
-//! transport
+//! Images in and out, behind two small traits.
+//!
+//! A [`Source`] gives an image: its root document, further manifests, blobs. A [`Sink`] takes one:
+//! blobs first, then manifests from the leaves up, and the names at the end, so that whoever looks
+//! at an unfinished one never finds a name that leads to nothing.
+//!
+//! | form | source | sink |
+//! |---|---|---|
+//! | OCI layout directory | [`layout`] | [`layout`] |
+//! | OCI layout in a tar | [`archive`] | [`archive`] |
+//! | `docker save` / `docker load` | [`archive`] | [`archive`] |
+//! | registry | [`remote`] | [`remote`] |
+//! | the store | [`stored`] | the layout of the store is written by `store` |
+//!
+//! Invariants:
+//! - Bytes of manifests and configs pass through as they are; nothing is re-serialised, so digests
+//!   survive every copy. Only [`archive`] makes manifests of its own, for `docker save` archives
+//!   that have none.
+//! - Everything that is read is verified against its descriptor, from files as from the network.
+//! - What is written appears whole or not at all. An archive is written beside its name and renamed;
+//!   a layout gets its blobs first and a new index.json by rename.
+//! - `urls` of descriptors are never followed.
+//!
+//! Start reading at [`ImageName`], then [`open_source`] and [`export`].
+
+pub mod archive;
+mod blob;
+mod copy;
+mod error;
+mod fetch;
+pub mod layout;
+mod name;
+pub mod remote;
+mod select;
+pub mod stored;
+pub mod validate;
+
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod tests;
+
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::oci::{Descriptor, Reference};
+
+use crate::store::Store;
+
+pub use crate::registry::Client;
+pub use blob::Verified;
+pub use copy::{Copied, copy, read_small};
+pub use error::{Error, Result};
+pub use fetch::{Progress, fetch_blobs, fetch_layers};
+pub use name::{ImageName, NameError, Selector};
+pub use select::{children, select_platform};
+
+/// Somewhere an image can be read from.
+pub trait Source: Send + Sync {
+    /// Gives the document that the name stands for, a manifest or an index, with its raw bytes.
+    fn root(&self) -> Result<(Descriptor, Vec<u8>)>;
+
+    /// Gives another manifest or index of the image, verified.
+    fn manifest(&self, descriptor: &Descriptor) -> Result<Vec<u8>>;
+
+    /// Opens a blob. The reader verifies digest and size: its last read fails when they are wrong.
+    fn blob(&self, descriptor: &Descriptor) -> Result<Box<dyn Read + Send>>;
+
+    /// Gives a file that holds a blob and nothing else, where there is one. Whoever takes it must
+    /// verify it.
+    fn blob_file(&self, _descriptor: &Descriptor) -> Option<PathBuf> {
+        None
+    }
+
+    /// Says what it is, for messages: `oci:DIR`, `docker.io/library/alpine:3`.
+    fn describe(&self) -> String;
+}
+
+/// Somewhere an image can be written to.
+///
+/// Order of calls: blobs in any order and from any thread, then each manifest after all that it
+/// names, then [`Sink::finish`] once.
+pub trait Sink: Send + Sync {
+    /// Refuses a root that the form cannot hold, before anything is written.
+    fn accepts(&self, _root: &Descriptor, _bytes: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
+    /// Tells whether a blob is there already.
+    fn has_blob(&self, descriptor: &Descriptor) -> Result<bool>;
+
+    /// Stores a blob. `open` gives its content from the start, once for each attempt. Digest and
+    /// size are verified.
+    fn put_blob(&self, descriptor: &Descriptor, open: &mut OpenBlob<'_>) -> Result<()>;
+
+    /// Stores a blob that is a file which does not change, by a link where it can. Says `false`
+    /// when it takes streams only.
+    fn put_blob_file(&self, _descriptor: &Descriptor, _file: &std::path::Path) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// Stores a manifest or index that another one names.
+    fn put_manifest(&self, descriptor: &Descriptor, bytes: &[u8]) -> Result<()>;
+
+    /// Stores the root and gives it its names, and makes everything visible. Without names it is
+    /// stored nameless.
+    fn finish(&self, root: &Descriptor, bytes: &[u8], names: &[Reference]) -> Result<()>;
+
+    /// Tells whether blobs may be put from several threads at once and in any order.
+    fn parallel(&self) -> bool {
+        true
+    }
+}
+
+/// Opens content anew.
+pub type OpenBlob<'a> = dyn FnMut() -> Result<Box<dyn Read + Send + 'a>> + 'a;
+
+/// Where [`export`] writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// An OCI layout directory. Other names in it stay.
+    OciDir(PathBuf),
+    /// An OCI layout in a tar.
+    OciArchive(PathBuf),
+    /// What `docker load` reads. One platform only.
+    DockerArchive(PathBuf),
+}
+
+/// Opens what an image name stands for.
+pub fn open_source(
+    name: &ImageName,
+    store: &Store,
+    client: &Arc<Client>,
+) -> Result<Box<dyn Source>> {
+    match name {
+        ImageName::Layout { path, selector } => {
+            Ok(Box::new(layout::LayoutSource::open(path, selector)?))
+        }
+        ImageName::OciArchive { path, selector } => archive::open_oci(path, selector),
+        ImageName::DockerArchive { path, selector } => archive::open_docker(path, selector),
+        ImageName::Registry(reference) => Ok(registry_source(client, reference)),
+        ImageName::Store(reference) => store_source(store, reference)
+            .ok_or_else(|| Error::NotInStore { name: reference.familiar() }),
+    }
+}
+
+/// Opens an image of the store by its name or digest.
+pub fn store_source(store: &Store, reference: &Reference) -> Option<Box<dyn Source>> {
+    Some(Box::new(stored::StoreSource::named(store, reference)?))
+}
+
+/// Opens an image of a registry. Nobody is asked before it is read.
+pub fn registry_source(client: &Arc<Client>, reference: &Reference) -> Box<dyn Source> {
+    Box::new(remote::RegistrySource::new(Client::clone(client), reference.clone()))
+}
+
+/// Writes an image of the store, with everything that it names, to a file or a directory. With
+/// `out`, an archive goes there instead of to its path.
+pub fn export(
+    store: &Store,
+    root: &Descriptor,
+    names: &[Reference],
+    target: &Target,
+    out: Option<Box<dyn Write + Send>>,
+) -> Result<()> {
+    let source = stored::StoreSource::rooted(store, root);
+    let docker = matches!(target, Target::DockerArchive(_));
+    let sink: Box<dyn Sink> = match (target, out) {
+        (Target::OciDir(path), _) => Box::new(layout::LayoutSink::create(path)?),
+        (Target::OciArchive(_) | Target::DockerArchive(_), Some(out)) => {
+            Box::new(archive::ArchiveSink::to_writer(out, docker))
+        }
+        (Target::OciArchive(path) | Target::DockerArchive(path), None) => {
+            Box::new(archive::ArchiveSink::create(path, docker)?)
+        }
+    };
+    // Files are linked or copied; more than two at once only fight for the disk.
+    copy(&source, sink.as_ref(), names, 2, &|_, _, _| {})?;
+    Ok(())
+}

@@ -16,6 +16,11 @@ const BUFFER: usize = 64 * 1024;
 /// Links followed within one name, as many as [`super::super::tree`] follows.
 const MOST_HOPS: usize = 255;
 
+/// Bytes of a path that is followed through links: more than any system call takes, and little enough
+/// that looking at each of its parents costs milliseconds. What lies below a link in a longer path is
+/// left there, for [`crate::layer::Toc::check`] to refuse.
+const MOST_FOLLOWED: usize = 8192;
+
 /// Reads the entries of a tar stream.
 ///
 /// Paths are lexically cleaned and confined to the root. A path that goes through a symbolic link of
@@ -337,7 +342,7 @@ impl<R: Read> Reader<R> {
 
     /// Resolves the parents of a path through the symbolic links of this archive.
     fn follow(&self, path: &RootPath) -> Result<RootPath, Problem> {
-        if self.links.is_empty() || path.is_root() {
+        if self.links.is_empty() || path.as_bytes().len() > MOST_FOLLOWED {
             return Ok(path.clone());
         }
         // Mostly no parent is a link; then nothing needs to be built.

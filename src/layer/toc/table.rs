@@ -246,24 +246,30 @@ impl Toc {
         order
     }
 
-    /// Gives the directories that the layer has entries in without listing them or making them
-    /// something else, topmost first. On disk they must exist; what they look like is up to lower
-    /// layers.
-    pub fn implicit_dirs(&self) -> Vec<RootPath> {
+    /// Gives the directories that the layer has entries in without listing them, as clean paths,
+    /// topmost first. On disk they must exist; what they look like is up to lower layers.
+    pub fn implicit_dirs(&self) -> Vec<&[u8]> {
         let mut found = Vec::new();
         let mut last: &[u8] = b"";
+        // Whether a row lists `last` itself, not only a mark on it.
+        let mut listed = true;
         for row in &self.rows {
             let path = self.path_of(row);
-            for (cut, _) in path.iter().enumerate().filter(|&(_, &b)| b == b'/') {
-                let dir = &path[..cut];
-                // Seen with the row before, which was it or lay below it.
-                if (last == dir || is_below(last, dir)) && !last.is_empty() {
-                    continue;
-                }
-                if self.index_of(dir).is_none() {
-                    found.push(RootPath::from_clean(dir));
+            let same = last.iter().zip(path).take_while(|(a, b)| a == b).count();
+            for cut in (0..path.len()).filter(|&cut| path[cut] == b'/') {
+                // A directory's own row comes right before its contents: a row before that lies in it
+                // or is it means that it was seen, no such row that there is none.
+                let seen = same >= cut
+                    && match last.len() == cut {
+                        true => listed,
+                        false => last.len() > cut && last[cut] == b'/',
+                    };
+                if !seen {
+                    found.push(&path[..cut]);
                 }
             }
+            let real = row.code.rank() == 1;
+            listed = real || (listed && last == path);
             last = path;
         }
         found
@@ -664,3 +670,6 @@ fn target_in<'a>(arena: &'a [u8], row: &Row) -> &'a [u8] {
     let start = row.start as usize + row.path_len as usize;
     &arena[start..start + row.aux as usize]
 }
+
+#[cfg(test)]
+mod tests;

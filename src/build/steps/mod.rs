@@ -1,0 +1,247 @@
+//! One file a kind of step; and what all of them share: keys before the work, base images, the
+//! identity of what a COPY or a bind mount selects.
+
+pub mod copy;
+pub mod run;
+
+use std::sync::Arc;
+
+use crate::context::Context;
+use crate::graph::{self, MountKind, NodeId, Op, key, key::TreeId};
+use crate::layer::RootPath;
+use crate::layer::toc::{EntryRef, KindRef, Toc};
+use crate::layer::tree::Tree;
+use crate::oci::{Digest, digest::Hasher};
+
+use super::conductor::{Conductor, Outcome, copy_key};
+use super::error::{Failure, Kind};
+use super::event::Event;
+
+/// Computes a node's key from what is known without running anything; None when something is not.
+pub fn early_key(
+    conductor: &Conductor<'_>,
+    id: NodeId,
+    below: TreeId,
+) -> Result<Option<Digest>, Failure> {
+    let node = &conductor.graph.nodes[id];
+    match &node.op {
+        Op::Image { .. } | Op::Local { .. } => Ok(None),
+        Op::Workdir { path, user } => {
+            Ok(Some(with_epoch(conductor, key::workdir(path, user, below))))
+        }
+        Op::Run(run) => {
+            let mut contents = vec![None; node.inputs.len()];
+            for mount in &run.mounts {
+                let (MountKind::Bind { input, source, .. }
+                | MountKind::Cache { input: Some(input), source, .. }) = &mount.kind
+                else {
+                    continue;
+                };
+                let Some(content) = input_content(conductor, node.inputs[*input], source)? else {
+                    return Ok(None);
+                };
+                contents[*input] = Some(content);
+            }
+            let contents: Vec<Digest> =
+                contents.into_iter().map(|content| content.unwrap_or(Digest::of(b""))).collect();
+            Ok(Some(key::run(run, &node.platform, below, &contents)))
+        }
+        Op::Copy(copy) => {
+            let content = match node.inputs.first() {
+                None => Digest::of(b""),
+                Some(&input) => match &conductor.graph.nodes[input].op {
+                    Op::Local { context } => {
+                        let context = conductor.build.context(context)?;
+                        let epoch = conductor.build.options.epoch;
+                        selection(&context, copy, epoch)?
+                    }
+                    _ => match conductor.tree_of(input) {
+                        Some(tree) => tree.0,
+                        None => return Ok(None),
+                    },
+                },
+            };
+            Ok(Some(with_epoch(conductor, copy_key(copy, below, content))))
+        }
+    }
+}
+
+/// With SOURCE_DATE_EPOCH, a computed layer has other times, so it is another result.
+fn with_epoch(conductor: &Conductor<'_>, key: Digest) -> Digest {
+    match conductor.build.options.epoch {
+        None => key,
+        Some(epoch) => Digest::of(format!("{key} clamped to {epoch}").as_bytes()),
+    }
+}
+
+/// Identity of one path of an input, for bind mounts.
+fn input_content(
+    conductor: &Conductor<'_>,
+    input: NodeId,
+    source: &str,
+) -> Result<Option<Digest>, Failure> {
+    match &conductor.graph.nodes[input].op {
+        Op::Local { context } => {
+            let context = conductor.build.context(context)?;
+            let whole = run::whole(source);
+            Ok(Some(selection(&context, &whole, None)?))
+        }
+        _ => Ok(conductor.tree_of(input).map(|tree| tree.0)),
+    }
+}
+
+/// Digests what a COPY selects from a context: paths, kinds, modes, owners, xattrs, contents; with
+/// an epoch the clamped times as well.
+fn selection(context: &Context, copy: &graph::Copy, epoch: Option<i64>) -> Result<Digest, Failure> {
+    let (listing, selected) = select(context, copy)?;
+    let mut hasher = Hasher::new();
+    for (root, rows) in &selected {
+        for &row in rows {
+            let mut entry = listing.at(row);
+            if let KindRef::File { digest, .. } = &mut entry.kind {
+                *digest = context.digest_at(row).map_err(|error| unreadable(&error))?;
+            }
+            hash_entry(&mut hasher, root, &entry, epoch);
+        }
+    }
+    Ok(hasher.finish())
+}
+
+/// What a COPY selects: each path that its patterns name, with the rows of the listing at and below.
+type Selected = Vec<(RootPath, Vec<usize>)>;
+
+/// Finds what a COPY selects from a context, and has the contents of all its files digested.
+pub fn select(context: &Context, copy: &graph::Copy) -> Result<(Arc<Toc>, Selected), Failure> {
+    let listing = context.listing().map_err(|error| unreadable(&error))?;
+    let tree = Tree::new(vec![listing.clone()]);
+    let exclude = super::copy::patterns(&copy.exclude).map_err(copy_failure)?;
+    let mut selected = Vec::new();
+    for root in roots(&tree, copy)? {
+        let mut rows: Vec<usize> = Vec::new();
+        rows.extend(listing.index_of(root.as_bytes()));
+        let prefix = if root.is_root() { 0 } else { root.as_bytes().len() + 1 };
+        let keeps = |row: &usize| match &exclude {
+            Some(exclude) => !exclude.is_ignored(&listing.at(*row).path[prefix..]),
+            None => true,
+        };
+        rows.extend(listing.range_below(root.as_bytes()).filter(keeps));
+        selected.push((root, rows));
+    }
+    let rows = selected.iter().flat_map(|(_, rows)| rows.iter().copied());
+    context.digest_rows(rows).map_err(|error| unreadable(&error))?;
+    Ok((listing, selected))
+}
+
+fn unreadable(error: &crate::context::Error) -> Failure {
+    Failure::of(Kind::Step, "", error)
+}
+
+/// Gives every path that the patterns of a COPY name, links resolved.
+fn roots(tree: &Tree, copy: &graph::Copy) -> Result<Vec<RootPath>, Failure> {
+    let mut out = Vec::new();
+    for pattern in &copy.sources {
+        let pattern = match (copy.parents, pattern.split_once("/./")) {
+            (true, Some((pivot, _))) => pivot,
+            (true, None) => "/",
+            (false, _) => pattern,
+        };
+        for path in super::copy::expand(tree, pattern).map_err(copy_failure)? {
+            out.push(tree.resolve(&path, true).unwrap_or(path));
+        }
+    }
+    Ok(out)
+}
+
+/// Turns an error of the planner into a failed step.
+pub fn copy_failure(error: super::copy::Error) -> Failure {
+    let hint = match &error {
+        super::copy::Error::NotFound(_) => {
+            Some("check the path, and that .dockerignore does not leave it out")
+        }
+        _ => None,
+    };
+    let failure = Failure::new(Kind::Step, error.to_string());
+    match hint {
+        Some(hint) => failure.with_hint(hint),
+        None => failure,
+    }
+}
+
+fn hash_entry(hasher: &mut Hasher, root: &RootPath, entry: &EntryRef<'_>, epoch: Option<i64>) {
+    let field = |hasher: &mut Hasher, bytes: &[u8]| {
+        hasher.update(&(bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    };
+    let name_of_root = root.as_bytes().len();
+    // A pattern that matches another name is another copy, so the matched path itself counts.
+    field(hasher, &entry.path[..name_of_root.min(entry.path.len())]);
+    field(hasher, &entry.path[name_of_root.min(entry.path.len())..]);
+    let mut numbers = [0u8; 13];
+    numbers[0..4].copy_from_slice(&entry.mode.to_le_bytes());
+    numbers[4..8].copy_from_slice(&entry.uid.to_le_bytes());
+    numbers[8..12].copy_from_slice(&entry.gid.to_le_bytes());
+    numbers[12] = match entry.kind {
+        KindRef::Dir => 0,
+        KindRef::File { .. } => 1,
+        KindRef::Symlink(_) => 2,
+        KindRef::Hardlink(_) => 3,
+        KindRef::CharDevice { .. } => 4,
+        KindRef::BlockDevice { .. } => 5,
+        KindRef::Fifo => 6,
+        KindRef::Whiteout => 7,
+        KindRef::Opaque => 8,
+    };
+    hasher.update(&numbers);
+    match entry.kind {
+        KindRef::File { digest, size } => {
+            hasher.update(&size.to_le_bytes());
+            if let Some(digest) = digest {
+                hasher.update(digest.as_bytes());
+            }
+        }
+        KindRef::Symlink(target) | KindRef::Hardlink(target) => field(hasher, target),
+        KindRef::CharDevice { major, minor } | KindRef::BlockDevice { major, minor } => {
+            hasher.update(&major.to_le_bytes());
+            hasher.update(&minor.to_le_bytes());
+        }
+        _ => {}
+    }
+    hasher.update(&(entry.xattrs.len() as u64).to_le_bytes());
+    for (name, value) in entry.xattrs {
+        field(hasher, name);
+        field(hasher, value);
+    }
+    if let Some(epoch) = epoch {
+        hasher.update(&entry.mtime.min(epoch).to_le_bytes());
+    }
+}
+
+/// Brings the blobs of a base image into the store. Returns whether they were there.
+pub fn fetch(conductor: &Conductor<'_>, id: NodeId, outcome: &Outcome) -> Result<bool, Failure> {
+    let Op::Image { image } = conductor.graph.nodes[id].op else { return Ok(true) };
+    let store = conductor.build.store;
+    let missing: Vec<_> = outcome
+        .layers
+        .iter()
+        .filter_map(|layer| conductor.layers.base(layer))
+        .map(|base| base.descriptor.clone())
+        .filter(|blob| !store.blobs().contains_sized(&blob.digest, blob.size))
+        .collect();
+    if missing.is_empty() {
+        return Ok(true);
+    }
+    conductor.build.watch.event(Event::Started { step: id });
+    conductor.build.fetch(conductor.graph.images[image].handle, &missing, &|item: &str,
+                                                                             done: u64,
+                                                                             total: Option<
+        u64,
+    >| {
+        conductor.build.watch.event(Event::Progress {
+            step: id,
+            item: item.to_owned(),
+            done,
+            total,
+        });
+    })?;
+    Ok(false)
+}

@@ -1,0 +1,358 @@
+//! Arguments as typed. [`super::options`] checks them; nothing below sees strings from argv.
+//!
+//! Flags are those of `docker buildx build` wherever they exist there. A flag that buildx has and
+//! lapstrake does not yet is parsed and refused with a reason, never ignored.
+#![allow(missing_docs, reason = "hidden flags have no help, and help is what the doc comments are")]
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Build container images from Dockerfiles: no daemon, no root, every platform.
+#[derive(Debug, Parser)]
+#[command(
+    name = "lapstrake",
+    version,
+    about = "Build container images from Dockerfiles, without a daemon and without root",
+    after_help = "Examples:\n  lapstrake build -t app .\n  lapstrake build --platform linux/amd64,linux/arm64 -o app.oci .\n  lapstrake push registry.example/app:1\n\nExit codes: 0 done, 1 a build step failed, 2 usage or Dockerfile error, 3 the host lacks\nsomething (see `lapstrake doctor`), 4 network or registry, 5 the store or an image is damaged,\n130 interrupted",
+    propagate_version = true,
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    /// Directory of the store [default: $XDG_DATA_HOME/lapstrake or ~/.local/share/lapstrake]
+    #[arg(long, global = true, env = "LAPSTRAKE_ROOT", value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Build an image from a Dockerfile
+    Build(Box<BuildArgs>),
+    /// Send an image of the store to a registry
+    Push(PushArgs),
+    /// Show an image: platforms, digests, layers
+    Inspect(InspectArgs),
+    /// List the images of the store
+    Images(ImagesArgs),
+    /// Give an image of the store another name
+    Tag(TagArgs),
+    /// Remove names of images from the store
+    Rmi(RmiArgs),
+    /// Show what the store holds and how large it is
+    Du(DuArgs),
+    /// Remove what nothing needs from the store
+    Prune(PruneArgs),
+    /// Check what this host allows, and tell what to run for more
+    Doctor(DoctorArgs),
+}
+
+/// `lapstrake build`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Outputs (-o):\n  DIR                                  OCI layout directory\n  type=oci,dest=DIR,tar=false          the same\n  type=oci,dest=FILE                   OCI archive (tar)\n  type=docker,dest=FILE                archive for `docker load` (one platform)\n  type=local,dest=DIR                  the root file system as files\n  type=tar,dest=FILE                   the root file system as a tar archive\n  …,compression=gzip|zstd|none         of the layers [default: gzip]\n  …,compression-level=N                0 to 9 for gzip, 1 to 19 for zstd"
+)]
+pub struct BuildArgs {
+    /// Directory to build from
+    #[arg(value_name = "CONTEXT")]
+    pub context: Option<String>,
+    /// Dockerfile, relative to the current directory; - reads standard input [default: CONTEXT/Dockerfile]
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<String>,
+    /// Name for the image in the store (repeatable)
+    #[arg(short, long, value_name = "NAME[:TAG]")]
+    pub tag: Vec<String>,
+    /// Platforms to build for [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_delimiter = ',')]
+    pub platform: Vec<String>,
+    /// Value of an ARG; without =VALUE, taken from the environment (repeatable)
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    pub build_arg: Vec<String>,
+    /// Stage to build [default: the last]
+    #[arg(long, value_name = "STAGE")]
+    pub target: Option<String>,
+    /// Named context: a directory, oci-layout://DIR[:TAG], docker-image://NAME (repeatable)
+    #[arg(long, value_name = "NAME=SOURCE")]
+    pub build_context: Vec<String>,
+    /// Secret for RUN --mount=type=secret: id=ID[,src=FILE|,env=VARIABLE] (repeatable)
+    #[arg(long, value_name = "SECRET")]
+    pub secret: Vec<String>,
+    /// Label of the image (repeatable)
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub label: Vec<String>,
+    /// Run every step anew
+    #[arg(long)]
+    pub no_cache: bool,
+    /// Run every step of these stages anew
+    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    pub no_cache_filter: Vec<String>,
+    /// When to ask registries for base images: missing, always, never, newer; alone: always
+    #[arg(long, value_name = "POLICY", num_args = 0..=1, require_equals = true, default_missing_value = "always")]
+    pub pull: Option<Pull>,
+    /// Open no socket
+    #[arg(long)]
+    pub offline: bool,
+    /// Network of RUN steps
+    #[arg(long, value_name = "MODE", default_value = "default")]
+    pub network: NetworkMode,
+    /// How RUN steps are isolated
+    #[arg(long, value_name = "RUNG", default_value = "auto")]
+    pub isolation: IsolationArg,
+    /// Emulator for foreign platforms (repeatable) [default: qemu-ARCH-static or qemu-ARCH in PATH]
+    #[arg(long, value_name = "ARCH=PATH")]
+    pub emulator: Vec<String>,
+    /// Where the result goes (repeatable): DIR, or type=…,dest=… (see below)
+    #[arg(short, long, value_name = "OUTPUT")]
+    pub output: Vec<String>,
+    /// Send the image to its registry under every -t NAME
+    #[arg(long)]
+    pub push: bool,
+    /// Steps that run at a time [default: number of cores]
+    #[arg(short, long, value_name = "N")]
+    pub jobs: Option<usize>,
+    /// Add a line to /etc/hosts of RUN steps: NAME:ADDRESS (repeatable)
+    #[arg(long, value_name = "NAME:ADDRESS")]
+    pub add_host: Vec<String>,
+    /// Size of /dev/shm of RUN steps, as 64m
+    #[arg(long, value_name = "SIZE")]
+    pub shm_size: Option<String>,
+    /// How to show progress
+    #[arg(long, value_name = "STYLE", default_value = "auto")]
+    pub progress: ProgressArg,
+    /// Show no progress; print only the result
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Write the image id (digest of the config) to a file
+    #[arg(long, value_name = "FILE")]
+    pub iidfile: Option<PathBuf>,
+    /// Write digests and names as JSON to a file
+    #[arg(long, value_name = "FILE")]
+    pub metadata_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+    #[command(flatten)]
+    pub refused: RefusedArgs,
+}
+
+/// Flags of buildx that are known and not supported yet.
+#[derive(Debug, Args)]
+pub struct RefusedArgs {
+    #[arg(long, hide = true, value_name = "SSH")]
+    pub ssh: Vec<String>,
+    #[arg(long, hide = true)]
+    pub load: bool,
+    #[arg(long, hide = true)]
+    pub cache_from: Vec<String>,
+    #[arg(long, hide = true)]
+    pub cache_to: Vec<String>,
+    #[arg(long, hide = true)]
+    pub annotation: Vec<String>,
+    #[arg(long, hide = true)]
+    pub allow: Vec<String>,
+    #[arg(long, hide = true)]
+    pub check: bool,
+    #[arg(long, hide = true)]
+    pub call: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
+    pub provenance: Option<Option<String>>,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
+    pub sbom: Option<Option<String>>,
+    #[arg(long, hide = true)]
+    pub attest: Vec<String>,
+    #[arg(long, hide = true)]
+    pub ulimit: Vec<String>,
+    #[arg(long, hide = true)]
+    pub cgroup_parent: Option<String>,
+    #[arg(long, hide = true)]
+    pub builder: Option<String>,
+}
+
+/// How registries are reached.
+#[derive(Debug, Args, Clone)]
+pub struct RegistryArgs {
+    /// Trust the certificates in this PEM file too (repeatable)
+    #[arg(long, value_name = "FILE")]
+    pub tls_ca: Vec<PathBuf>,
+    /// Talk to this registry without TLS or with any certificate (repeatable); loopback always may
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub insecure_registry: Vec<String>,
+}
+
+/// `lapstrake push`
+#[derive(Debug, Args)]
+pub struct PushArgs {
+    /// Image of the store; its name says which registry it goes to
+    pub name: String,
+    /// Show no progress; print only the result
+    #[arg(short, long)]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+}
+
+/// `lapstrake inspect`
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// Image: a name in the store, oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE, docker://NAME
+    pub image: String,
+    /// json prints everything for programs
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<InspectFormat>,
+    /// Print the manifest or index as it is stored
+    #[arg(long, conflicts_with = "format")]
+    pub raw: bool,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+}
+
+/// `lapstrake images`
+#[derive(Debug, Args)]
+pub struct ImagesArgs {
+    /// json prints a list for programs
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<InspectFormat>,
+    /// Print only names
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// `lapstrake tag`
+#[derive(Debug, Args)]
+pub struct TagArgs {
+    /// Image of the store
+    pub source: String,
+    /// The name that it gets too (repeatable)
+    #[arg(required = true)]
+    pub target: Vec<String>,
+}
+
+/// `lapstrake rmi`
+#[derive(Debug, Args)]
+pub struct RmiArgs {
+    /// Names to remove
+    #[arg(required = true)]
+    pub names: Vec<String>,
+}
+
+/// `lapstrake du`
+#[derive(Debug, Args)]
+pub struct DuArgs {
+    /// json prints numbers for programs
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<InspectFormat>,
+}
+
+/// `lapstrake prune`
+#[derive(Debug, Args)]
+pub struct PruneArgs {
+    /// Remove the whole build cache and all cache mounts; images that have a name stay
+    #[arg(short, long)]
+    pub all: bool,
+    /// Remove only what was not used for this long, as 24h or 7d
+    #[arg(long, value_name = "DURATION")]
+    pub until: Option<String>,
+    /// Remove the oldest until the cache is at most this large, as 10GB
+    #[arg(long, value_name = "SIZE")]
+    pub keep_storage: Option<String>,
+}
+
+/// `lapstrake doctor`
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// json prints the report for programs
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<InspectFormat>,
+}
+
+/// `--pull`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Pull {
+    /// Only what is not in the store
+    Missing,
+    /// Always ask the registry (alias: true)
+    #[value(alias = "true")]
+    Always,
+    /// Never ask a registry
+    Never,
+    /// Ask, and go on with the store's when the registry can't be reached
+    Newer,
+    /// As missing, for scripts that write --pull=false
+    #[value(name = "false", hide = true)]
+    No,
+}
+
+/// `--network`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum NetworkMode {
+    /// The host's network, as rootless builders do
+    Default,
+    /// Loopback only
+    None,
+    /// The host's network
+    Host,
+}
+
+/// `--isolation`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum IsolationArg {
+    /// The best that this host allows
+    Auto,
+    /// A user namespace with a full range of ids
+    Userns,
+    /// A user namespace with one id
+    UsernsSingle,
+    /// Not supported yet
+    #[value(hide = true)]
+    Chroot,
+}
+
+/// `--progress`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProgressArg {
+    /// A live list on a terminal, lines elsewhere
+    Auto,
+    /// A live list
+    Tty,
+    /// Lines
+    Plain,
+    /// One JSON object a line
+    Rawjson,
+    /// Nothing
+    #[value(alias = "none")]
+    Quiet,
+}
+
+/// `--format`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum InspectFormat {
+    /// JSON
+    Json,
+}
+
+/// Keeps clap's derive honest in tests.
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn pull_alone_means_always() {
+        let pull = |args: &[&str]| {
+            let all = ["lapstrake", "build"].iter().chain(args);
+            match Cli::parse_from(all).command {
+                Command::Build(build) => build.pull,
+                _ => None,
+            }
+        };
+        assert_eq!(pull(&["."]), None);
+        assert_eq!(pull(&["--pull", "."]), Some(Pull::Always));
+        assert_eq!(pull(&["--pull=never", "."]), Some(Pull::Never));
+    }
+}

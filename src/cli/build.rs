@@ -1,0 +1,600 @@
+//! `lapstrake build`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::build::bases::{Bases, Named, NamedSource, Pull as PullPolicy, is_image, is_remote};
+use crate::build::conductor::Conductor;
+use crate::build::event::{Event, Work};
+use crate::build::image::{Product, join};
+use crate::build::layers::BlobForm;
+use crate::build::{Build, Options, rootfs};
+use crate::context::{self, Context};
+use crate::dockerfile::{self, Diagnostic};
+use crate::graph::{self, Graph, Request, ResolveExit};
+use crate::layer::compress::Compression;
+use crate::oci::{Platform, Reference};
+use crate::sandbox::Isolation;
+use crate::store::Store;
+use crate::transport;
+use crate::ui::diagnostic::Painter;
+use crate::ui::progress::{Progress, Style};
+
+use super::args::{BuildArgs, IsolationArg, ProgressArg, Pull};
+use super::environment::Environment;
+use super::options::{self, Output, OutputKind, SecretSource};
+use super::report::{Exit, Report, Result};
+
+/// Everything of the command line, checked.
+struct Plan {
+    platforms: Vec<Platform>,
+    tags: Vec<Reference>,
+    outputs: Vec<Output>,
+    epoch: Option<i64>,
+}
+
+/// Runs the command.
+pub fn run(args: &BuildArgs, env: &Environment) -> Result<()> {
+    options::refuse(args)?;
+    env.cancel.on_signals();
+    let host = Platform::host();
+    let tags = options::tags(&args.tag)?;
+    if args.push && tags.is_empty() {
+        return Err(
+            Report::usage("--push needs a name to push to").with_hint("add -t REGISTRY/NAME:TAG")
+        );
+    }
+    let outputs =
+        args.output.iter().map(|text| options::output(text)).collect::<Result<Vec<_>>>()?;
+    let platforms = options::platforms(&args.platform, &host)?;
+    check_outputs(&outputs, &platforms)?;
+    let lookup = |name: &str| env.variable(name);
+    let mut build_args = options::build_args(&args.build_arg, &lookup)?;
+    let epoch = epoch(&mut build_args, env)?;
+    let source = read_dockerfile(args, env)?;
+    let style = match (args.quiet, args.progress) {
+        (true, _) | (_, ProgressArg::Quiet) => Style::Quiet,
+        (_, ProgressArg::Auto) => Style::Auto,
+        (_, ProgressArg::Tty) => Style::Tty,
+        (_, ProgressArg::Plain) => Style::Plain,
+        (_, ProgressArg::Rawjson) => Style::RawJson,
+    };
+    let parsed = dockerfile::parse(&source.bytes);
+    let painter = Painter::new(&source.name, &parsed.dockerfile.source, env.colour);
+    let draw = |diagnostic: &Diagnostic| painter.paint(diagnostic);
+    let quiet = style == Style::Quiet || style == Style::RawJson;
+    if parsed.has_errors() {
+        let drawn: Vec<String> =
+            parsed.diagnostics.iter().filter(|found| found.is_error()).map(draw).collect();
+        let mut report = Report::new(Exit::Usage, "");
+        report.excerpt = Some(drawn.join("\n"));
+        return Err(report);
+    }
+    if !quiet {
+        for warning in &parsed.diagnostics {
+            env.say(&draw(warning));
+        }
+    }
+    let store = env.open_store()?;
+    store.recall_id_map(env.user());
+    let _in_use = store
+        .locks()
+        .build(&|| env.cancel.is_cancelled())
+        .map_err(|error| Report::of(Exit::Damaged, "cannot use the store", &error))?;
+    let client = env.registry_client(&args.registry, args.offline)?;
+    let (contexts, named) = contexts(args, env, &store, &source)?;
+    let mut bases = Bases::new(&store, client.clone(), env.cwd.clone());
+    bases.offline = args.offline;
+    bases.pull = match args.pull {
+        None | Some(Pull::Missing | Pull::No) => PullPolicy::Missing,
+        Some(Pull::Always) => PullPolicy::Always,
+        Some(Pull::Never) => PullPolicy::Never,
+        Some(Pull::Newer) => PullPolicy::Newer,
+    };
+    bases.contexts = named;
+    let request = Request {
+        platforms: platforms.clone(),
+        host: Some(host.clone()),
+        target: args.target.clone(),
+        build_args,
+        labels: options::pairs("--label", &args.label)?,
+        no_cache: args.no_cache,
+        no_cache_stages: args.no_cache_filter.clone(),
+        network: options::network(args.network),
+    };
+    let graph = graph::plan(&parsed.dockerfile, &request, &mut bases).map_err(|failure| {
+        let exit = match failure.exit {
+            ResolveExit::Usage => Exit::Usage,
+            ResolveExit::Network => Exit::Network,
+            ResolveExit::Damaged => Exit::Damaged,
+        };
+        located(exit, &failure.diagnostic, &draw)
+    })?;
+    if !quiet {
+        for warning in &graph.warnings {
+            env.say(&draw(warning));
+        }
+    }
+    let progress = Progress::new(style, !env.colour);
+    let build = Build {
+        store: &store,
+        contexts,
+        bases: std::mem::take(&mut bases.sources),
+        options: build_options(args, env, epoch, host)?,
+        watch: &progress,
+        cancel: &env.cancel,
+        wants_roots: outputs.iter().any(|output| !output.kind.has_blobs()),
+    };
+    let plan = Plan { platforms, tags, outputs, epoch };
+    let result = build_and_export(args, env, &build, &graph, &plan, &client);
+    progress.end();
+    let product = match result {
+        Ok(product) => product,
+        Err(mut report) => {
+            if report.excerpt.is_none()
+                && let Some(span) = report.span.take()
+            {
+                let place = Diagnostic::error("E1001", span, report.message.clone());
+                report.excerpt = Some(draw(&place));
+                report.message.clear();
+            }
+            return Err(report);
+        }
+    };
+    finish(args, env, &plan, product)
+}
+
+fn located(exit: Exit, diagnostic: &Diagnostic, draw: &dyn Fn(&Diagnostic) -> String) -> Report {
+    let whole = diagnostic.span.is_empty() && diagnostic.span.start == 0;
+    let mut report =
+        Report::new(exit, if whole { diagnostic.message.clone() } else { String::new() });
+    if whole {
+        report.hints.extend(diagnostic.help.clone());
+    } else {
+        report.excerpt = Some(draw(diagnostic));
+    }
+    report
+}
+
+fn check_outputs(outputs: &[Output], platforms: &[Platform]) -> Result<()> {
+    for output in outputs {
+        if output.kind == OutputKind::DockerArchive && platforms.len() > 1 {
+            return Err(Report::usage("-o type=docker holds one platform, and several are built")
+                .with_hint("use type=oci, or build one platform at a time"));
+        }
+    }
+    let dests: BTreeSet<&Path> = outputs.iter().map(|output| output.dest.as_path()).collect();
+    if dests.len() < outputs.len() {
+        return Err(Report::usage("two outputs (-o) have the same destination"));
+    }
+    Ok(())
+}
+
+/// SOURCE_DATE_EPOCH: a --build-arg, else the variable (which then is an argument too).
+fn epoch(args: &mut BTreeMap<String, String>, env: &Environment) -> Result<Option<i64>> {
+    const NAME: &str = "SOURCE_DATE_EPOCH";
+    let text =
+        args.get(NAME).cloned().or_else(|| env.variable(NAME)).filter(|text| !text.is_empty());
+    let Some(text) = text else { return Ok(None) };
+    let epoch = text.trim().parse::<i64>().ok().filter(|epoch| *epoch >= 0).ok_or_else(|| {
+        Report::usage(format!("{NAME}={text} is no number of seconds since 1970"))
+            .with_hint(format!("as {NAME}=$(git log -1 --pretty=%ct)"))
+    })?;
+    args.insert(NAME.to_owned(), text);
+    Ok(Some(epoch))
+}
+
+/// A Dockerfile that was read.
+struct DockerfileSource {
+    bytes: Vec<u8>,
+    /// As shown to the user.
+    name: String,
+    /// Where it lies; None for standard input.
+    path: Option<PathBuf>,
+    /// The context directory; None when there is none.
+    context: Option<PathBuf>,
+}
+
+fn read_dockerfile(args: &BuildArgs, env: &Environment) -> Result<DockerfileSource> {
+    let context = match args.context.as_deref() {
+        None if args.file.as_deref() == Some("-") => None,
+        None => {
+            return Err(Report::usage("the context is missing")
+                .with_hint("name the directory to build from: lapstrake build ."));
+        }
+        Some("-") => None,
+        Some(text) if is_remote(text) => {
+            return Err(Report::usage(format!("a remote context is not supported yet: {text}"))
+                .with_hint("fetch it first, and name the directory"));
+        }
+        Some(text) => {
+            let dir = env.cwd.join(text);
+            if dir.is_file() {
+                return Err(Report::usage(format!("{text} is a file, a context is a directory"))
+                    .with_hint("unpack it first, and name the directory"));
+            }
+            if !dir.is_dir() {
+                return Err(Report::usage(format!("the context {text} does not exist")));
+            }
+            Some(dir)
+        }
+    };
+    let from_stdin = args.file.as_deref() == Some("-") || args.context.as_deref() == Some("-");
+    if from_stdin {
+        if args.context.as_deref() == Some("-") && args.file.is_some() {
+            return Err(Report::usage("-f and a context of - exclude each other").with_hint(
+                "- as context reads the Dockerfile from standard input, without a context",
+            ));
+        }
+        let mut bytes = Vec::new();
+        std::io::stdin()
+            .read_to_end(&mut bytes)
+            .map_err(|error| Report::of(Exit::Usage, "cannot read standard input", &error))?;
+        return Ok(DockerfileSource { bytes, name: "Dockerfile".to_owned(), path: None, context });
+    }
+    let path = match (&args.file, &context) {
+        (Some(file), _) => env.cwd.join(file),
+        (None, Some(context)) => {
+            let names = ["Dockerfile", "Containerfile", "dockerfile"];
+            let found = names.iter().map(|name| context.join(name)).find(|path| path.is_file());
+            found.ok_or_else(|| {
+                Report::usage(format!(
+                    "no Dockerfile in {}",
+                    args.context.as_deref().unwrap_or(".")
+                ))
+                .with_hint("name it with -f FILE, or read it from standard input with -f -")
+            })?
+        }
+        (None, None) => return Err(Report::usage("the context is missing")),
+    };
+    let name = args.file.clone().unwrap_or_else(|| {
+        path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+    });
+    let bytes = std::fs::read(&path)
+        .map_err(|error| Report::of(Exit::Usage, &format!("cannot read {name}"), &error))?;
+    Ok(DockerfileSource { bytes, name, path: Some(path), context })
+}
+
+type Contexts = (BTreeMap<String, Arc<Context>>, Vec<Named>);
+
+fn contexts(
+    args: &BuildArgs,
+    env: &Environment,
+    store: &Store,
+    source: &DockerfileSource,
+) -> Result<Contexts> {
+    let mut contexts = BTreeMap::new();
+    let opened = |dir: &Path, dockerfile: Option<&Path>| -> Result<Arc<Context>> {
+        let failed = |error: context::Error| Report::of(Exit::Usage, "", &error);
+        let (rules, _) = context::locate::ignore_rules(dir, dockerfile).map_err(failed)?;
+        let real = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+        let options = context::Options {
+            stat_cache: Some(store.stat_cache(&real, "")),
+            scratch: store.tmp().path().ok(),
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+        };
+        Context::open(dir, rules, options).map(Arc::new).map_err(failed)
+    };
+    if let Some(dir) = &source.context {
+        contexts.insert(String::new(), opened(dir, source.path.as_deref())?);
+    }
+    let mut named = Vec::new();
+    for context in options::named_contexts(&args.build_context)? {
+        let kind = if is_image(&context.source) {
+            NamedSource::Image(context.source.clone())
+        } else if is_remote(&context.source) {
+            return Err(Report::usage(format!(
+                "--build-context {}={}: remote contexts are not supported yet",
+                context.name, context.source
+            ))
+            .with_hint("fetch it first, and name the directory"));
+        } else {
+            let dir = env.cwd.join(&context.source);
+            if !dir.is_dir() {
+                return Err(Report::usage(format!(
+                    "--build-context {}={}: no such directory",
+                    context.name, context.source
+                ))
+                .with_hint("an image is named as docker-image://NAME or oci-layout://DIR"));
+            }
+            let key = match &context.platform {
+                Some(platform) => format!("{}::{platform}", context.name),
+                None => context.name.clone(),
+            };
+            contexts.insert(key.clone(), opened(&dir, None)?);
+            NamedSource::Directory(key)
+        };
+        named.push(Named { name: context.name, platform: context.platform, source: kind });
+    }
+    Ok((contexts, named))
+}
+
+fn build_options(
+    args: &BuildArgs,
+    env: &Environment,
+    epoch: Option<i64>,
+    host: Platform,
+) -> Result<Options> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let jobs = match args.jobs {
+        Some(0) => return Err(Report::usage("--jobs 0: at least one step must run at a time")),
+        Some(jobs) => jobs,
+        None => cores,
+    };
+    let mut secrets = BTreeMap::new();
+    for text in &args.secret {
+        let (id, source) = options::secret(text, &|name| env.variable(name))?;
+        let value = match source {
+            SecretSource::File(path) => std::fs::read(env.cwd.join(&path)).map_err(|error| {
+                Report::of(
+                    Exit::Usage,
+                    &format!("--secret {id}: cannot read {}", path.display()),
+                    &error,
+                )
+            })?,
+            SecretSource::Env(name) => env
+                .variable(&name)
+                .ok_or_else(|| {
+                    Report::usage(format!("--secret {id}: the variable {name} is not set"))
+                })?
+                .into_bytes(),
+        };
+        secrets.insert(id, value);
+    }
+    let isolation = match args.isolation {
+        IsolationArg::Auto => Isolation::Auto,
+        IsolationArg::Userns => Isolation::Userns,
+        IsolationArg::UsernsSingle => Isolation::UsernsSingle,
+        IsolationArg::Chroot => {
+            return Err(Report::usage("--isolation chroot is not supported yet")
+                .with_hint("run `lapstrake doctor` to see what this host allows"));
+        }
+    };
+    let mut emulators = env.find_emulators();
+    emulators.extend(options::emulators(&args.emulator)?);
+    Ok(Options {
+        user: env.user(),
+        jobs,
+        threads: cores,
+        epoch,
+        clock: env.now(),
+        sandbox: env.sandbox_options(isolation),
+        emulators,
+        host,
+        secrets,
+        resolv_conf: env.resolv_conf(),
+        add_hosts: options::add_hosts(&args.add_host)?,
+        hostname: "buildkitsandbox".to_owned(),
+        shm_size: match &args.shm_size {
+            Some(text) => Some(options::size("--shm-size", text)?),
+            None => None,
+        },
+    })
+}
+
+fn build_and_export(
+    args: &BuildArgs,
+    env: &Environment,
+    build: &Build<'_>,
+    graph: &Graph,
+    plan: &Plan,
+    client: &Arc<crate::registry::Client>,
+) -> Result<Option<Product>> {
+    let mut forms: BTreeSet<BlobForm> = plan
+        .outputs
+        .iter()
+        .filter(|output| output.kind.has_blobs())
+        .map(|output| BlobForm { compression: output.compression, epoch: plan.epoch })
+        .collect();
+    let stored = BlobForm { compression: Compression::GZIP, epoch: plan.epoch };
+    let keeps = !plan.tags.is_empty() || plan.outputs.is_empty();
+    if keeps {
+        forms.insert(stored);
+    }
+    let conductor = std::thread::scope(|scope| {
+        let (done, wait) = std::sync::mpsc::channel::<()>();
+        if build_watch_is_live(build) {
+            scope.spawn(move || {
+                let tick = std::time::Duration::from_millis(100);
+                while let Err(std::sync::mpsc::RecvTimeoutError::Timeout) = wait.recv_timeout(tick)
+                {
+                    build.watch.tick();
+                }
+            });
+        }
+        let result = build.run(graph, &forms);
+        drop(done);
+        result
+    });
+    for context in build.contexts.values() {
+        // What is lost without it is time, and the next build says nothing of it either.
+        let _ = context.save_stat_cache();
+    }
+    let conductor = conductor?;
+    let mut products: BTreeMap<BlobForm, Product> = BTreeMap::new();
+    for form in &forms {
+        let images = build.images(&conductor, *form)?;
+        products.insert(*form, join(build.store, images, &BTreeMap::new())?);
+    }
+    let first = graph.nodes.len();
+    for (number, output) in plan.outputs.iter().enumerate() {
+        let form = BlobForm { compression: output.compression, epoch: plan.epoch };
+        export(env, &conductor, plan, output, products.get(&form), first + number)?;
+    }
+    if let Some(product) = products.get(&stored) {
+        let names: Vec<(String, crate::oci::Descriptor)> =
+            plan.tags.iter().map(|tag| (tag.to_string(), product.root.clone())).collect();
+        if !names.is_empty() {
+            build
+                .store
+                .images()
+                .set(&names)
+                .map_err(|error| Report::of(Exit::Damaged, "cannot name the image", &error))?;
+        }
+        if args.push {
+            for tag in &plan.tags {
+                super::push::push(env, build.store, client, tag, build.watch)?;
+            }
+        }
+    }
+    let shown = products.get(&stored).or_else(|| products.values().next()).cloned();
+    Ok(shown)
+}
+
+fn build_watch_is_live(build: &Build<'_>) -> bool {
+    build.watch.is_live()
+}
+
+/// Writes one output.
+fn export(
+    env: &Environment,
+    conductor: &Conductor<'_>,
+    plan: &Plan,
+    output: &Output,
+    product: Option<&Product>,
+    step: usize,
+) -> Result<()> {
+    let build = conductor.build;
+    let dest = env.cwd.join(&output.dest);
+    let shown = output.dest.display().to_string();
+    let started = std::time::Instant::now();
+    build.watch.event(Event::Planned {
+        step,
+        work: Work::Export,
+        name: format!("exporting to {shown}"),
+        emulated: false,
+    });
+    build.watch.event(Event::Started { step });
+    let result = match output.kind {
+        OutputKind::Local | OutputKind::Tar => export_files(env, conductor, plan, output, &dest),
+        kind => {
+            let product = product.ok_or_else(|| {
+                Report::new(Exit::Damaged, "an output was written before its image was made")
+            })?;
+            let names: Vec<Reference> = if output.names.is_empty() {
+                plan.tags.clone()
+            } else {
+                options::tags(&output.names)?
+            };
+            let kind = match kind {
+                OutputKind::OciDir => transport::Target::OciDir(dest.clone()),
+                OutputKind::OciArchive => transport::Target::OciArchive(dest.clone()),
+                _ => transport::Target::DockerArchive(dest.clone()),
+            };
+            transport::export(
+                build.store,
+                &product.root,
+                &names,
+                &kind,
+                env.stdout_of(&output.dest),
+            )
+            .map_err(|error| Report::of(Exit::Damaged, &format!("cannot write {shown}"), &error))
+        }
+    };
+    match &result {
+        Ok(()) => build.watch.event(Event::Finished { step, took: started.elapsed() }),
+        Err(report) => build.watch.event(Event::Failed {
+            step,
+            message: report.message.clone(),
+            took: started.elapsed(),
+        }),
+    }
+    result
+}
+
+fn export_files(
+    env: &Environment,
+    conductor: &Conductor<'_>,
+    plan: &Plan,
+    output: &Output,
+    dest: &Path,
+) -> Result<()> {
+    let several = plan.platforms.len() > 1;
+    let roots = conductor
+        .graph
+        .outputs
+        .iter()
+        .map(|result| {
+            let prefix = if several { result.platform.dir_name() } else { String::new() };
+            rootfs::root(conductor, result, &prefix)
+        })
+        .collect::<std::result::Result<Vec<_>, _>>()?;
+    if output.kind == OutputKind::Local {
+        std::fs::create_dir_all(dest).map_err(|error| {
+            Report::of(Exit::Damaged, &format!("cannot make {}", output.dest.display()), &error)
+        })?;
+        rootfs::write_files(conductor, &roots, dest)?;
+        return Ok(());
+    }
+    if output.dest.as_os_str() == "-" {
+        let mut out = env.stdout();
+        rootfs::write_tar(conductor, &roots, &mut out)?;
+        return Ok(());
+    }
+    let failed = |error: std::io::Error| {
+        Report::of(Exit::Damaged, &format!("cannot write {}", output.dest.display()), &error)
+    };
+    let dir = dest.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(failed)?;
+    {
+        let mut buffered = std::io::BufWriter::with_capacity(256 << 10, file.as_file_mut());
+        rootfs::write_tar(conductor, &roots, &mut buffered)?;
+        buffered.flush().map_err(failed)?;
+    }
+    super::environment::publish(file, dest).map_err(failed)
+}
+
+/// Tells the result: files that were asked for, and one line on standard output.
+fn finish(
+    args: &BuildArgs,
+    env: &Environment,
+    plan: &Plan,
+    product: Option<Product>,
+) -> Result<()> {
+    let Some(product) = product else { return Ok(()) };
+    let write = |path: &Path, text: String| -> Result<()> {
+        super::environment::write_file(&env.cwd.join(path), text.as_bytes()).map_err(|error| {
+            Report::of(Exit::Usage, &format!("cannot write {}", path.display()), &error)
+        })
+    };
+    let id = match &product.images[..] {
+        [image] => image.config,
+        _ => product.root.digest,
+    };
+    if let Some(path) = &args.iidfile {
+        write(path, id.to_string())?;
+    }
+    let names: Vec<String> = plan.tags.iter().map(ToString::to_string).collect();
+    if let Some(path) = &args.metadata_file {
+        let mut metadata = serde_json::json!({
+            "containerimage.digest": product.root.digest,
+            "containerimage.descriptor": product.root,
+        });
+        if let [image] = &product.images[..] {
+            metadata["containerimage.config.digest"] = serde_json::json!(image.config);
+        }
+        if !names.is_empty() {
+            metadata["image.name"] = serde_json::json!(names.join(","));
+        }
+        write(path, format!("{metadata:#}\n"))?;
+    }
+    let mut line = String::new();
+    if names.is_empty() {
+        line.push_str(&format!("{}\n", product.root.digest));
+    }
+    for tag in &plan.tags {
+        line.push_str(&format!("{}@{}\n", tag.familiar(), product.root.digest));
+    }
+    let to_stdout = plan.outputs.iter().any(|output| output.dest.as_os_str() == "-");
+    if to_stdout {
+        env.say(&line)
+    } else {
+        env.print(&line)
+    }
+    if plan.tags.is_empty() && plan.outputs.is_empty() && !args.quiet {
+        env.say("note: the image has no name; give it one with -t NAME, or write it with -o DIR\n");
+    }
+    Ok(())
+}

@@ -1,0 +1,303 @@
+//! The stat cache: a file that remembers, for every path of a context, what its metadata looked like
+//! and what its content's digest and xattrs were then.
+//!
+//! Records are sorted by path, and paths are written as the difference to the one before, so the
+//! file is small and is read and written in one pass beside a listing. A record that is torn or
+//! altered ends the file: each carries a checksum that starts from the one before.
+//!
+//! ```text
+//! file    = "lapstrake-stat-1", record*
+//! record  = shared u16, rest u16, flags u8, print 2 × u64,
+//!           [digest 32 bytes], [count u16, (name u16, value u32, name, value)*], rest of the path,
+//!           checksum u64                                                    all little-endian
+//! ```
+//!
+//! # Racily clean files
+//!
+//! The print of a file notices every change but one: a file written twice within the grain of the
+//! file system's clock, once before we read it and once after. So what changed shortly before it was
+//! listed is not recorded, and is read again next time. (git has the same problem, and its "racy
+//! git" document the same answer.)
+
+use std::io::{self, BufRead, Read, Write};
+
+use super::print::{Print, checksum};
+use crate::layer::path::compare;
+use crate::layer::toc::Xattrs;
+use crate::oci::Digest;
+
+const MAGIC: &[u8; 16] = b"lapstrake-stat-1";
+const DIGEST: u8 = 1;
+const XATTRS: u8 = 2;
+
+/// What is known of a path.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Known {
+    pub(super) path: Vec<u8>,
+    pub(super) print: Print,
+    pub(super) digest: Option<Digest>,
+    pub(super) xattrs: Xattrs,
+}
+
+/// Reads a stat cache in path order.
+pub(super) struct Reader<R> {
+    input: R,
+    /// The bytes of the present record, for its checksum.
+    record: Vec<u8>,
+    sum: u64,
+    current: Known,
+    /// Whether `current` holds a record.
+    live: bool,
+    records: usize,
+    hits: usize,
+}
+
+impl<R: BufRead> Reader<R> {
+    /// Starts reading. Anything that is not a stat cache reads as an empty one.
+    pub(super) fn new(mut input: R) -> Reader<R> {
+        let mut magic = [0; 16];
+        let live = input.read_exact(&mut magic).is_ok() && magic == *MAGIC;
+        let current = Known::default();
+        let mut reader =
+            Reader { input, record: Vec::new(), sum: 0, current, live, records: 0, hits: 0 };
+        reader.advance();
+        reader
+    }
+
+    /// Finds a path, which must come after the one of the last call. Only what has the same print
+    /// is found.
+    pub(super) fn find(&mut self, path: &[u8], print: Print) -> Option<&Known> {
+        while self.live && compare(&self.current.path, path).is_lt() {
+            self.advance();
+        }
+        let hit = self.live && self.current.path == path && self.current.print == print;
+        self.hits += usize::from(hit);
+        hit.then_some(&self.current)
+    }
+
+    /// Reads on to the end, and says whether every record was found by somebody.
+    pub(super) fn all_found(mut self) -> bool {
+        while self.live {
+            self.advance();
+        }
+        self.hits == self.records
+    }
+
+    fn advance(&mut self) {
+        self.live = self.live && self.read_record().is_some();
+        self.records += usize::from(self.live);
+    }
+
+    fn read_record(&mut self) -> Option<()> {
+        self.record.clear();
+        let head = self.take(21)?;
+        let shared = usize::from(u16::from_le_bytes([head[0], head[1]]));
+        let rest = usize::from(u16::from_le_bytes([head[2], head[3]]));
+        let flags = head[4];
+        let word = |at: usize| head[at..at + 8].try_into().map(u64::from_le_bytes).ok();
+        self.current.print = Print([word(5)?, word(13)?]);
+        self.current.digest = None;
+        if flags & DIGEST != 0 {
+            let digest: [u8; 32] = self.take(32)?.try_into().ok()?;
+            self.current.digest = Some(Digest::from_bytes(digest));
+        }
+        self.current.xattrs.clear();
+        if flags & XATTRS != 0 {
+            let count = u16::from_le_bytes(self.take(2)?.try_into().ok()?);
+            for _ in 0..count {
+                let name = usize::from(u16::from_le_bytes(self.take(2)?.try_into().ok()?));
+                let value = u32::from_le_bytes(self.take(4)?.try_into().ok()?) as usize;
+                let name = self.take(name)?.to_vec();
+                let value = self.take(value)?.to_vec();
+                self.current.xattrs.insert(name, value);
+            }
+        }
+        // Lengths are only believed with the checksum, but must not break anything before.
+        let start = self.record.len();
+        self.take(rest)?;
+        if shared > self.current.path.len() {
+            return None;
+        }
+        self.current.path.truncate(shared);
+        self.current.path.extend_from_slice(&self.record[start..]);
+        let sum = checksum(self.sum, &self.record);
+        let mut told = [0; 8];
+        self.input.read_exact(&mut told).ok()?;
+        self.sum = sum;
+        (u64::from_le_bytes(told) == sum).then_some(())
+    }
+
+    /// Reads `length` bytes more of the record. A length that is a lie costs no memory.
+    fn take(&mut self, length: usize) -> Option<&[u8]> {
+        let start = self.record.len();
+        if length <= 256 {
+            self.record.resize(start + length, 0);
+            self.input.read_exact(&mut self.record[start..]).ok()?;
+        } else {
+            let read = (&mut self.input).take(length as u64).read_to_end(&mut self.record).ok()?;
+            (read == length).then_some(())?;
+        }
+        Some(&self.record[start..])
+    }
+}
+
+/// Writes a stat cache in path order.
+pub(super) struct Writer<W> {
+    output: W,
+    record: Vec<u8>,
+    path: Vec<u8>,
+    sum: u64,
+}
+
+impl<W: Write> Writer<W> {
+    pub(super) fn new(mut output: W) -> io::Result<Writer<W>> {
+        output.write_all(MAGIC)?;
+        Ok(Writer { output, record: Vec::new(), path: Vec::new(), sum: 0 })
+    }
+
+    /// Adds a path, which must come after the one before. What does not fit the form (a path of
+    /// more than 64 KiB) is left out.
+    pub(super) fn push(
+        &mut self,
+        path: &[u8],
+        print: Print,
+        digest: Option<Digest>,
+        xattrs: &Xattrs,
+    ) -> io::Result<()> {
+        let shared = self.path.iter().zip(path).take_while(|(a, b)| a == b).count();
+        let rest = &path[shared..];
+        let fits = |length: usize| u16::try_from(length).ok();
+        let (Some(shared), Some(length), Some(count)) =
+            (fits(shared), fits(rest.len()), fits(xattrs.len()))
+        else {
+            return Ok(());
+        };
+        let out = &mut self.record;
+        out.clear();
+        out.extend_from_slice(&shared.to_le_bytes());
+        out.extend_from_slice(&length.to_le_bytes());
+        let has_xattrs = if xattrs.is_empty() { 0 } else { XATTRS };
+        out.push(has_xattrs | if digest.is_some() { DIGEST } else { 0 });
+        out.extend_from_slice(&print.0[0].to_le_bytes());
+        out.extend_from_slice(&print.0[1].to_le_bytes());
+        if let Some(digest) = digest {
+            out.extend_from_slice(digest.as_bytes());
+        }
+        if has_xattrs != 0 {
+            out.extend_from_slice(&count.to_le_bytes());
+            for (name, value) in xattrs {
+                // The kernel allows 255 and 65536 bytes.
+                out.extend_from_slice(&(name.len() as u16).to_le_bytes());
+                out.extend_from_slice(&(value.len() as u32).to_le_bytes());
+                out.extend_from_slice(name);
+                out.extend_from_slice(value);
+            }
+        }
+        out.extend_from_slice(rest);
+        self.sum = checksum(self.sum, out);
+        self.output.write_all(out)?;
+        self.output.write_all(&self.sum.to_le_bytes())?;
+        self.path.truncate(usize::from(shared));
+        self.path.extend_from_slice(rest);
+        Ok(())
+    }
+
+    pub(super) fn finish(mut self) -> io::Result<W> {
+        self.output.flush()?;
+        Ok(self.output)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layer::RootPath;
+    use proptest::prelude::*;
+
+    fn write(all: &[Known]) -> Vec<u8> {
+        let mut writer = Writer::new(Vec::new()).unwrap();
+        for known in all {
+            writer.push(&known.path, known.print, known.digest, &known.xattrs).unwrap();
+        }
+        writer.finish().unwrap()
+    }
+
+    fn read(bytes: &[u8]) -> Vec<Known> {
+        let mut reader = Reader::new(bytes);
+        let mut all = Vec::new();
+        while reader.live {
+            all.push(reader.current.clone());
+            reader.advance();
+        }
+        all
+    }
+
+    fn known(path: &str, number: u64) -> Known {
+        Known {
+            path: path.into(),
+            print: Print([number, !number]),
+            digest: number.is_multiple_of(2).then(|| Digest::of(path.as_bytes())),
+            xattrs: (0..number % 3).map(|n| (vec![n as u8; 9], vec![7; 300])).collect(),
+        }
+    }
+
+    fn sample() -> Vec<Known> {
+        let paths = ["a", "a/b", "a/bc", "a/bc/d", "a-b", "b"];
+        paths.iter().zip(0..).map(|(path, number)| known(path, number)).collect()
+    }
+
+    #[test]
+    fn a_torn_or_altered_file_gives_only_whole_records() {
+        let whole = write(&sample());
+        assert_eq!(read(&whole), sample());
+        for length in 0..whole.len() {
+            let all = read(&whole[..length]);
+            assert_eq!(all, sample()[..all.len()]);
+        }
+        for at in 0..whole.len() {
+            let mut altered = whole.clone();
+            altered[at] ^= 16;
+            let all = read(&altered);
+            assert!(all.len() < sample().len(), "{at}");
+            assert_eq!(all, sample()[..all.len()]);
+        }
+    }
+
+    #[test]
+    fn only_equal_prints_are_found() {
+        let whole = write(&sample());
+        let mut reader = Reader::new(&whole[..]);
+        assert!(reader.find(b"a", Print([0, !0])).is_some());
+        assert!(reader.find(b"a/a", Print([0, !0])).is_none());
+        assert!(reader.find(b"a/b", Print([9, 9])).is_none());
+        assert_eq!(reader.find(b"a/bc/d", Print([3, !3])), Some(&sample()[3]));
+        assert!(reader.find(b"z", Print([3, !3])).is_none());
+        assert!(!reader.all_found());
+        let mut reader = Reader::new(&whole[..]);
+        for known in sample() {
+            assert!(reader.find(&known.path, known.print).is_some());
+        }
+        assert!(reader.all_found());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #[test]
+        fn round_trips(paths in prop::collection::btree_set("[a-c/]{1,12}", 0..20)) {
+            let mut paths: Vec<RootPath> = paths.iter().map(|path| path.as_str().into()).collect();
+            paths.sort();
+            paths.dedup();
+            let all: Vec<Known> = paths
+                .iter()
+                .zip(0..)
+                .map(|(path, n)| Known { path: path.as_bytes().to_vec(), ..known("x", n) })
+                .collect();
+            prop_assert_eq!(read(&write(&all)), all);
+        }
+
+        #[test]
+        fn never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            read(&[&MAGIC[..], &bytes].concat());
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! The checks that need nothing but the file.
+//!
+//! Left to the graph, which knows values of variables, base images and the context: UndefinedVar,
+//! UndefinedArgInFrom, InvalidDefaultArgInFrom, InvalidBaseImagePlatform, CopyIgnoredFile, and the
+//! EXPOSE checks of words with variables. Unlike BuildKit, which checks what it builds, all stages are
+//! looked at.
+//!
+//! Start reading at [`run`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::ast::{
+    ArgDefinition, Command, Dockerfile, Form, FromImage, Instruction, KeyValue, Stage,
+};
+use super::check::{CheckOptions, Rule};
+use super::diagnostic::Diagnostic;
+use super::expand::{NoEnv, expand_words};
+use super::span::{LineIndex, Span};
+use super::value::parse_port;
+
+/// Names that look like secrets, as whole words between underscores, in any case.
+const SECRET_WORDS: [&str; 10] = [
+    "apikey",
+    "auth",
+    "credential",
+    "credentials",
+    "key",
+    "password",
+    "pword",
+    "passwd",
+    "secret",
+    "token",
+];
+
+/// Words that make such a name harmless.
+const HARMLESS_WORDS: [&str; 3] = ["public", "file", "version"];
+
+/// Runs all checks.
+pub fn run(dockerfile: &Dockerfile) -> Vec<Diagnostic> {
+    let options = &dockerfile.directives.check;
+    let mut linter = Linter { options, diagnostics: Vec::new() };
+    linter.keyword_casing(dockerfile);
+    for instruction in &dockerfile.instructions {
+        linter.instruction(instruction);
+    }
+    let stages = dockerfile.stages();
+    linter.stage_names(&stages);
+    linter.stage_bodies(&stages, &LineIndex::new(&dockerfile.source));
+    linter.diagnostics
+}
+
+struct Linter<'a> {
+    options: &'a CheckOptions,
+    diagnostics: Vec<Diagnostic>,
+}
+
+impl Linter<'_> {
+    fn report(&mut self, on: &Instruction, rule: Rule, span: Span, message: String) {
+        self.report_with(on, rule, span, message, None);
+    }
+
+    fn report_with(
+        &mut self,
+        on: &Instruction,
+        rule: Rule,
+        span: Span,
+        message: String,
+        help: Option<String>,
+    ) {
+        let allowed = match on.check.as_deref() {
+            Some(local) => self.options.merged(Some(local)).allows(rule),
+            None => self.options.allows(rule),
+        };
+        if allowed {
+            let mut diagnostic = Diagnostic::lint(rule, span, message);
+            diagnostic.help = help;
+            self.diagnostics.push(diagnostic);
+        }
+    }
+
+    fn keyword_casing(&mut self, dockerfile: &Dockerfile) {
+        // ARGs before FROM do not count, as in BuildKit.
+        let preamble = dockerfile.preamble().len();
+        let known = dockerfile.instructions[preamble..]
+            .iter()
+            .filter(|instruction| !matches!(instruction.command, Command::Invalid));
+        let (mut lower, mut upper) = (0_usize, 0_usize);
+        for instruction in known.clone() {
+            let keyword = instruction.keyword();
+            lower += usize::from(keyword == keyword.to_lowercase());
+            upper += usize::from(keyword == keyword.to_uppercase());
+        }
+        for instruction in known {
+            let keyword = instruction.keyword();
+            let (wanted, case) = if lower > upper {
+                (keyword.to_lowercase(), "lower")
+            } else {
+                (keyword.to_uppercase(), "upper")
+            };
+            if keyword != wanted {
+                let message = format!("`{keyword}` stands out: most keywords are in {case} case");
+                let help = Some(format!("write `{wanted}`"));
+                let (rule, span) = (Rule::ConsistentInstructionCasing, instruction.keyword_span);
+                self.report_with(instruction, rule, span, message, help);
+            }
+        }
+    }
+
+    fn instruction(&mut self, instruction: &Instruction) {
+        match &instruction.command {
+            Command::From(from) => self.from(instruction, from),
+            Command::Maintainer(name) => {
+                let message = "MAINTAINER is deprecated".to_owned();
+                let text = name.text.trim_matches('"');
+                let help = format!("write `LABEL org.opencontainers.image.authors={text:?}`");
+                let span = instruction.keyword_span;
+                let rule = Rule::MaintainerDeprecated;
+                self.report_with(instruction, rule, span, message, Some(help));
+            }
+            Command::Env(pairs) => {
+                self.legacy(instruction, pairs);
+                let keys = pairs.iter().map(|pair| &pair.key);
+                keys.for_each(|key| self.secret(instruction, &key.text, key.span));
+            }
+            Command::Label(pairs) => self.legacy(instruction, pairs),
+            Command::Arg(definitions) => self.arg(instruction, definitions),
+            Command::Expose(words) => {
+                for word in words.iter().filter(|word| !word.text.contains('$')) {
+                    self.expose(instruction, &word.text, word.span);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn from(&mut self, instruction: &Instruction, from: &FromImage) {
+        if let Some(alias) = &from.alias {
+            if alias.word.text != alias.name {
+                let message = format!("the stage name `{}` is not lower case", alias.word.text);
+                let help = Some(format!("write `{}`", alias.name));
+                let span = alias.word.span;
+                self.report_with(instruction, Rule::StageNameCasing, span, message, help);
+            }
+            let keyword = instruction.keyword();
+            let wanted = match keyword {
+                _ if keyword == keyword.to_lowercase() => "as",
+                _ if keyword == keyword.to_uppercase() => "AS",
+                _ => alias.keyword.text.as_str(),
+            };
+            if alias.keyword.text != wanted {
+                let message = format!("`{keyword}` and `{}` differ in case", alias.keyword.text);
+                let help = Some(format!("write `{wanted}`"));
+                let span = alias.keyword.span;
+                self.report_with(instruction, Rule::FromAsCasing, span, message, help);
+            }
+            self.description(instruction, "FROM", &[&alias.name]);
+        }
+        let Some(platform) = &from.platform else { return };
+        let text = platform.text.as_str();
+        if matches!(text, "$TARGETPLATFORM" | "${TARGETPLATFORM}") {
+            let message = "the target platform is the default".to_owned();
+            let help = Some("leave `--platform` out".to_owned());
+            let span = platform.span;
+            self.report_with(instruction, Rule::RedundantTargetPlatform, span, message, help);
+        } else if !text.contains('$') {
+            let name = from.alias.as_ref().map_or("", |alias| alias.name.as_str());
+            let mut parts = text.split('/').take(2).filter(|part| !part.is_empty());
+            if !parts.any(|part| name.contains(part)) {
+                let message = format!("the platform `{text}` is fixed, whatever is built for");
+                let rule = Rule::FromPlatformFlagConstDisallowed;
+                self.report(instruction, rule, platform.span, message);
+            }
+        }
+    }
+
+    fn arg(&mut self, instruction: &Instruction, definitions: &[ArgDefinition]) {
+        for definition in definitions {
+            self.secret(instruction, &definition.name.text, definition.name.span);
+        }
+        let names: Vec<&str> = definitions.iter().map(|d| d.name.text.as_str()).collect();
+        self.description(instruction, "ARG", &names);
+    }
+
+    /// The last comment above FROM and ARG should describe a name that is defined there.
+    fn description(&mut self, instruction: &Instruction, keyword: &str, names: &[&str]) {
+        let Some(comment) = instruction.comments.last() else { return };
+        let first = comment.text.split(' ').next().unwrap_or_default();
+        if !names.contains(&first) {
+            let name = if let [name] = names { name } else { "NAME" };
+            let message = format!("this comment above {keyword} does not describe `{name}`");
+            let help = Some(format!(
+                "begin it with `# {name} `, or put an empty comment between it and {keyword}"
+            ));
+            let rule = Rule::InvalidDefinitionDescription;
+            self.report_with(instruction, rule, comment.span, message, help);
+        }
+    }
+
+    fn legacy(&mut self, instruction: &Instruction, pairs: &[KeyValue]) {
+        if let Some(pair) = pairs.iter().find(|pair| pair.legacy) {
+            let name = instruction.command.name();
+            let message = format!("`{name} key value` is the old form");
+            let help = Some(format!("write `{name} {}=…`", pair.key.text));
+            let span = pair.key.span.to(pair.value.span);
+            self.report_with(instruction, Rule::LegacyKeyValueFormat, span, message, help);
+        }
+    }
+
+    fn secret(&mut self, instruction: &Instruction, key: &str, span: Span) {
+        let lower = key.to_lowercase();
+        let has = |words: &[&str]| lower.split('_').any(|part| words.contains(&part));
+        if has(&SECRET_WORDS) && !has(&HARMLESS_WORDS) {
+            let name = instruction.command.name();
+            let message = format!("`{key}` looks like a secret, and {name} keeps it in the image");
+            let help = Some("use `RUN --mount=type=secret,id=…` instead".to_owned());
+            self.report_with(instruction, Rule::SecretsUsedInArgOrEnv, span, message, help);
+        }
+    }
+
+    fn expose(&mut self, instruction: &Instruction, word: &str, span: Span) {
+        let escape = super::ast::Escape::Backslash;
+        let words = expand_words(word, &NoEnv, escape).map(|expanded| expanded.words);
+        for port in words.unwrap_or_default().iter().filter_map(|port| parse_port(port).ok()) {
+            if port.odd_casing {
+                let message = format!("the protocol in `{word}` is not lower case");
+                self.report(instruction, Rule::ExposeProtoCasing, span, message);
+            }
+            if port.host_part {
+                let message = format!("`{word}` names more than a port of the container");
+                let help = Some("host ports and addresses are given when it is run".to_owned());
+                self.report_with(instruction, Rule::ExposeInvalidFormat, span, message, help);
+            }
+        }
+    }
+
+    fn stage_names(&mut self, stages: &[Stage<'_>]) {
+        let mut names = BTreeSet::new();
+        for stage in stages {
+            let Some(alias) = &stage.from.alias else { continue };
+            if matches!(alias.name.as_str(), "scratch" | "context") {
+                let message = format!("the name `{}` is reserved", alias.name);
+                let span = alias.word.span;
+                self.report(stage.instruction, Rule::ReservedStageName, span, message);
+            }
+            if !names.insert(alias.name.as_str()) {
+                let message = format!("another stage is named `{}` too", alias.name);
+                let span = alias.word.span;
+                self.report(stage.instruction, Rule::DuplicateStageName, span, message);
+            }
+        }
+    }
+
+    fn stage_bodies(&mut self, stages: &[Stage<'_>], lines: &LineIndex) {
+        // What a stage hands down to those that are built on it.
+        let mut facts: BTreeMap<String, Facts> = BTreeMap::new();
+        for stage in stages {
+            let base = stage.from.image.text.to_lowercase();
+            let mut fact = facts.get(&base).copied().unwrap_or_default();
+            let mut last: BTreeMap<&str, usize> = BTreeMap::new();
+            for (at, instruction) in stage.body.iter().enumerate() {
+                let command = &instruction.command;
+                let name = command.name();
+                if matches!(name, "CMD" | "ENTRYPOINT" | "HEALTHCHECK")
+                    && let Some(before) = last.insert(name, at)
+                {
+                    let before = &stage.body[before];
+                    let line = lines.line(instruction.span.start);
+                    let message =
+                        format!("this {name} is without effect: one on line {line} follows");
+                    let rule = Rule::MultipleInstructionsDisallowed;
+                    self.report(before, rule, before.keyword_span, message);
+                }
+                self.body_instruction(instruction, &mut fact);
+            }
+            if let Some(name) = stage.name() {
+                facts.insert(name.to_owned(), fact);
+            }
+        }
+    }
+
+    fn body_instruction(&mut self, instruction: &Instruction, fact: &mut Facts) {
+        match &instruction.command {
+            Command::Shell(_) => fact.shell = true,
+            Command::Workdir(path) => {
+                let text = path.text.trim_start_matches(['"', '\'']);
+                let relative = !text.starts_with(['/', '\\', '$']) && !text.contains(":\\");
+                if relative && !fact.workdir {
+                    let message = format!("`{}` begins wherever the base image ends", path.text);
+                    let help = Some("write an absolute path".to_owned());
+                    let rule = Rule::WorkdirRelativePath;
+                    self.report_with(instruction, rule, path.span, message, help);
+                }
+                fact.workdir = true;
+            }
+            Command::Cmd(Form::Shell(word)) | Command::Entrypoint(Form::Shell(word))
+                if !fact.shell =>
+            {
+                let name = instruction.command.name();
+                let message = format!("signals do not reach the command of this {name}");
+                let help =
+                    Some(format!("write a JSON array: `{name} [\"program\", \"argument\"]`"));
+                let rule = Rule::JsonArgsRecommended;
+                self.report_with(instruction, rule, word.span, message, help);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What is known of a stage at its end.
+#[derive(Debug, Clone, Copy, Default)]
+struct Facts {
+    shell: bool,
+    workdir: bool,
+}

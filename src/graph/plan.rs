@@ -1,0 +1,687 @@
+//! From a Dockerfile to a [`Graph`]: which stages are needed, what their names mean, in what order.
+//!
+//! For each platform: expand the global ARGs, start at the target stage, follow FROM, `--from` and
+//! the triggers of base images backwards to find the stages that are needed, then walk those in the
+//! order of the file. What a single stage does is in [`super::stage`].
+
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+
+use crate::dockerfile::expand;
+use crate::dockerfile::{
+    Command, Diagnostic, Dockerfile, Instruction, Source, Span, Stage, Word, parse_trigger, suggest,
+};
+use crate::oci::{ImageConfig, Platform};
+
+use super::stage::StageState;
+use super::{
+    BaseImage, Copy, Graph, Inline, Node, NodeId, Op, Output, Request, ResolveError, ResolveExit,
+    Resolved, Resolver, args,
+};
+
+/// Why there is no plan.
+#[derive(Debug)]
+pub struct Failure {
+    /// What is wrong, and where.
+    pub diagnostic: Diagnostic,
+    /// Which exit code fits.
+    pub exit: ResolveExit,
+}
+
+impl From<Diagnostic> for Failure {
+    fn from(diagnostic: Diagnostic) -> Failure {
+        Failure { diagnostic, exit: ResolveExit::Usage }
+    }
+}
+
+/// Plans a build. The Dockerfile must have parsed without errors.
+pub fn plan(
+    dockerfile: &Dockerfile,
+    request: &Request,
+    resolver: &mut dyn Resolver,
+) -> Result<Graph, Failure> {
+    let stages = dockerfile.stages();
+    if stages.is_empty() {
+        return Err(Diagnostic::error(
+            "E0601",
+            Span::default(),
+            "dockerfile contains no stages to build",
+        )
+        .with_help("begin a stage with `FROM image` or `FROM scratch`")
+        .into());
+    }
+    let host = request.host.clone().unwrap_or_else(Platform::host);
+    let implicit = request.platforms.is_empty();
+    let platforms = if implicit { vec![host.clone()] } else { request.platforms.clone() };
+    let mut planner = Planner {
+        dockerfile,
+        stages,
+        request,
+        resolver,
+        host,
+        implicit,
+        multi: platforms.len() > 1,
+        graph: Graph::default(),
+        known: HashMap::new(),
+        images: HashMap::new(),
+    };
+    let target = planner.target()?;
+    for platform in platforms {
+        planner.plan_platform(platform, target)?;
+    }
+    Ok(planner.graph)
+}
+
+/// What a stage starts from.
+#[derive(Clone)]
+pub(super) enum Base {
+    /// An earlier stage.
+    Stage(usize),
+    /// An image.
+    Image(usize),
+    /// A directory, by the name of its context.
+    Directory(String),
+    /// Nothing.
+    Scratch,
+}
+
+/// A stage before it is walked.
+pub(super) struct Prepared {
+    pub base: Base,
+    pub platform: Platform,
+    /// `--platform` was given.
+    pub explicit_platform: bool,
+    /// The stage is replaced as a whole by a named context.
+    pub replaced: bool,
+    pub triggers: Vec<Instruction>,
+}
+
+/// What makes two nodes one: operation, parent, inputs, platform, `--no-cache`.
+type Signature = (Op, Option<NodeId>, Vec<NodeId>, Platform, bool);
+
+pub(super) struct Planner<'a> {
+    pub dockerfile: &'a Dockerfile,
+    pub stages: Vec<Stage<'a>>,
+    pub request: &'a Request,
+    pub resolver: &'a mut dyn Resolver,
+    pub host: Platform,
+    /// No platform was asked for.
+    pub implicit: bool,
+    /// Several were.
+    pub multi: bool,
+    pub graph: Graph,
+    known: HashMap<Signature, NodeId>,
+    images: HashMap<(String, Platform), Rc<Found>>,
+}
+
+/// What a name stands for; looked up once a platform.
+enum Found {
+    Image(usize),
+    Directory(String),
+    Scratch,
+}
+
+/// What all stages of one platform share.
+pub(super) struct PlatformPlan {
+    pub target: Platform,
+    pub globals: Vec<(String, String)>,
+    pub prepared: BTreeMap<usize, Prepared>,
+    pub states: HashMap<usize, StageState>,
+}
+
+impl<'a> Planner<'a> {
+    fn target(&self) -> Result<usize, Failure> {
+        let Some(name) = &self.request.target else {
+            return Ok(self.stages.len() - 1);
+        };
+        if let Some(index) = self.find_stage(name, self.stages.len()) {
+            return Ok(index);
+        }
+        let names = self.stages.iter().filter_map(Stage::name);
+        Err(Diagnostic::error(
+            "E0602",
+            Span::default(),
+            format!("target stage {name:?} could not be found"),
+        )
+        .with_suggestion(suggest(name, names, true))
+        .into())
+    }
+
+    /// Finds the latest stage before `limit` with this name (in any case) or number.
+    pub fn find_stage(&self, name: &str, limit: usize) -> Option<usize> {
+        let lower = name.to_lowercase();
+        let by_name =
+            self.stages[..limit].iter().rev().find(|stage| stage.name() == Some(lower.as_str()));
+        match by_name {
+            Some(stage) => Some(stage.index),
+            None => name.parse::<usize>().ok().filter(|&index| index < limit),
+        }
+    }
+
+    fn plan_platform(&mut self, target: Platform, target_stage: usize) -> Result<(), Failure> {
+        let globals = self.global_args(&target)?;
+        let mut plan =
+            PlatformPlan { target, globals, prepared: BTreeMap::new(), states: HashMap::new() };
+        let mut todo = vec![target_stage];
+        while let Some(index) = todo.pop() {
+            if plan.prepared.contains_key(&index) {
+                continue;
+            }
+            let prepared = self.prepare(index, &plan)?;
+            if let Base::Stage(base) = prepared.base {
+                todo.push(base);
+            }
+            if !prepared.replaced {
+                let body = self.stages[index].body;
+                for instruction in prepared.triggers.iter().chain(body) {
+                    for name in froms(instruction) {
+                        self.check_from(name, index)?;
+                        todo.extend(self.stage_of(&name.text, index, &plan.target)?);
+                    }
+                }
+            }
+            plan.prepared.insert(index, prepared);
+        }
+        let order: Vec<usize> = plan.prepared.keys().copied().collect();
+        for index in order {
+            let state = self.walk_stage(index, &plan)?;
+            plan.states.insert(index, state);
+        }
+        let Some(state) = plan.states.remove(&target_stage) else {
+            unreachable!("the target stage was prepared first and walked with the others");
+        };
+        self.finish(plan.target, state);
+        Ok(())
+    }
+
+    /// Gives the stage that a `--from` means; None when it is an image or a context.
+    pub fn stage_of(
+        &mut self,
+        name: &str,
+        current: usize,
+        platform: &Platform,
+    ) -> Result<Option<usize>, Failure> {
+        // A named context of that name wins over the stage; a stage with its own AS name does that
+        // check itself when it is prepared.
+        let found = self.find_stage(name, current);
+        if let Some(index) = found
+            && self.stages[index].name().is_none()
+            && self.has_context(name, platform)
+        {
+            return Ok(None);
+        }
+        Ok(found)
+    }
+
+    fn has_context(&mut self, name: &str, platform: &Platform) -> bool {
+        matches!(self.resolver.named_context(name, platform), Ok(Some(_)))
+    }
+
+    fn check_from(&self, from: &Word, current: usize) -> Result<(), Failure> {
+        let later = self.find_stage(&from.text, self.stages.len());
+        if let Some(later) = later
+            && later >= current
+            && self.find_stage(&from.text, current).is_none()
+        {
+            let own = self.stages[current].name().unwrap_or("this stage");
+            return Err(Diagnostic::error(
+                "E0603",
+                from.span,
+                format!(
+                    "cannot copy from stage {:?}, it needs to be defined before current stage {own:?}",
+                    from.text
+                ),
+            )
+            .with_label(if later == current { "this very stage" } else { "defined further down" })
+            .with_help("move that stage above this one")
+            .into());
+        }
+        Ok(())
+    }
+
+    /// Expands the ARGs before the first FROM (BuildKit: `buildMetaArgs`).
+    fn global_args(&self, target: &Platform) -> Result<Vec<(String, String)>, Failure> {
+        let stage = self.request.target.clone().unwrap_or_default();
+        let build_args = &self.request.build_args;
+        let mut env = args::automatic(&self.host, target, &stage, build_args);
+        for (_, definition) in self.dockerfile.global_args() {
+            let name = &definition.name.text;
+            let value = match (build_args.get(name), &definition.default) {
+                (Some(value), _) => Some(value.clone()),
+                (None, Some(default)) => {
+                    Some(default.expand(&env, self.dockerfile.directives.escape)?.text)
+                }
+                (None, None) => None,
+            };
+            if let Some(value) = value {
+                set(&mut env, name, value);
+            }
+        }
+        Ok(env)
+    }
+
+    fn prepare(&mut self, index: usize, plan: &PlatformPlan) -> Result<Prepared, Failure> {
+        let from = self.stages[index].from;
+        let escape = self.dockerfile.directives.escape;
+        let (platform, explicit_platform) = match &from.platform {
+            None => (plan.target.clone(), false),
+            Some(word) => {
+                let expanded = word.expand(&plan.globals, escape)?;
+                if expanded.text.is_empty() {
+                    return Err(self.empty_word("platform", word, &expanded, plan));
+                }
+                let platform = expanded.text.parse::<Platform>().map_err(|error| {
+                    Diagnostic::error(
+                        "E0604",
+                        word.span,
+                        format!("failed to parse platform {:?}: {error}", expanded.text),
+                    )
+                    .with_help("a platform is os/arch[/variant], as linux/arm64 or linux/arm/v7")
+                })?;
+                (platform, true)
+            }
+        };
+        let expanded = from.image.expand(&plan.globals, escape)?;
+        if expanded.text.is_empty() {
+            return Err(self.empty_word("base name", &from.image, &expanded, plan));
+        }
+        let name = expanded.text;
+        if let Some(alias) = &from.alias
+            && let Some(found) = self.context(&alias.name, &platform, from.image.span)?
+        {
+            let base = self.base_of(&found);
+            return Ok(Prepared {
+                base,
+                platform,
+                explicit_platform,
+                replaced: true,
+                triggers: Vec::new(),
+            });
+        }
+        let base = match self.stage_as_base(&name, index, &platform, from.image.span)? {
+            Some(stage) => Base::Stage(stage),
+            None => {
+                let found = self.lookup(&name, &platform, &from.image)?;
+                self.base_of(&found)
+            }
+        };
+        let triggers = self.triggers(&base, index)?;
+        Ok(Prepared { base, platform, explicit_platform, replaced: false, triggers })
+    }
+
+    /// FROM finds earlier stages by name only, after named contexts.
+    fn stage_as_base(
+        &mut self,
+        name: &str,
+        index: usize,
+        platform: &Platform,
+        span: Span,
+    ) -> Result<Option<usize>, Failure> {
+        let lower = name.to_lowercase();
+        let stage = self.stages[..index]
+            .iter()
+            .rev()
+            .find(|stage| stage.name() == Some(lower.as_str()))
+            .map(|stage| stage.index);
+        if stage.is_some() {
+            return Ok(stage);
+        }
+        // A stage number is no base name, but people try.
+        if let Ok(number) = name.parse::<usize>()
+            && number < index
+            && self.context(name, platform, span)?.is_none()
+        {
+            return Ok(Some(number));
+        }
+        Ok(None)
+    }
+
+    fn base_of(&self, found: &Found) -> Base {
+        match found {
+            Found::Image(index) => Base::Image(*index),
+            Found::Directory(name) => Base::Directory(name.clone()),
+            Found::Scratch => Base::Scratch,
+        }
+    }
+
+    /// Collects the ONBUILD triggers that a base brings.
+    fn triggers(&self, base: &Base, index: usize) -> Result<Vec<Instruction>, Failure> {
+        let texts: Vec<String> = match base {
+            Base::Stage(stage) => self.stages[*stage]
+                .body
+                .iter()
+                .filter_map(|instruction| match &instruction.command {
+                    Command::Onbuild(onbuild) => Some(onbuild.expression.clone()),
+                    _ => None,
+                })
+                .collect(),
+            Base::Image(image) => self.graph.images[*image].config.config.on_build.clone(),
+            Base::Directory(_) | Base::Scratch => Vec::new(),
+        };
+        let span = self.stages[index].instruction.span;
+        let mut out = Vec::new();
+        for text in texts {
+            let parsed = parse_trigger(&text);
+            let error = parsed.diagnostics.iter().find(|diagnostic| diagnostic.is_error());
+            if let Some(error) = error {
+                return Err(Diagnostic::error(
+                    "E0605",
+                    span,
+                    format!("bad ONBUILD trigger {text:?} of the base image: {}", error.message),
+                )
+                .with_label("the base image of this stage")
+                .into());
+            }
+            for mut instruction in parsed.dockerfile.instructions {
+                // Places in the trigger mean nothing to the user: point to FROM.
+                relocate(&mut instruction, span);
+                out.push(instruction);
+            }
+        }
+        Ok(out)
+    }
+
+    fn empty_word(
+        &self,
+        what: &str,
+        word: &Word,
+        expanded: &expand::Expanded,
+        plan: &PlatformPlan,
+    ) -> Failure {
+        let names: Vec<&str> = plan.globals.iter().map(|(name, _)| name.as_str()).collect();
+        let suggestion =
+            expanded.unset.iter().find_map(|name| suggest(name, names.iter().copied(), true));
+        let unset: Vec<&str> = expanded.unset.iter().map(String::as_str).collect();
+        let mut diagnostic = Diagnostic::error(
+            "E0606",
+            word.span,
+            format!("{what} ({}) should not be blank", word.text),
+        );
+        if !unset.is_empty() {
+            diagnostic = diagnostic
+                .with_label(format!("{} has no value here", unset.join(", ")))
+                .with_help(format!(
+                    "declare it before the first FROM: `ARG {}=value`, or give --build-arg",
+                    unset.join(" ")
+                ));
+        }
+        diagnostic.with_suggestion(suggestion).into()
+    }
+
+    fn context(
+        &mut self,
+        name: &str,
+        platform: &Platform,
+        span: Span,
+    ) -> Result<Option<Rc<Found>>, Failure> {
+        let key = (format!("context {name}"), platform.clone());
+        if let Some(found) = self.images.get(&key) {
+            return Ok(Some(found.clone()));
+        }
+        let found = match self.resolver.named_context(name, platform) {
+            Ok(None) => return Ok(None),
+            Ok(Some(Resolved::Image(image))) => Found::Image(self.add_image(*image)),
+            Ok(Some(Resolved::Directory(context))) => Found::Directory(context),
+            Ok(Some(Resolved::Scratch)) => Found::Scratch,
+            Err(error) => return Err(resolve_failure(name, error, span)),
+        };
+        let found = Rc::new(found);
+        self.images.insert(key, found.clone());
+        Ok(Some(found))
+    }
+
+    /// Finds what a name means that is no stage: named context, `scratch`, image.
+    fn lookup(
+        &mut self,
+        name: &str,
+        platform: &Platform,
+        word: &Word,
+    ) -> Result<Rc<Found>, Failure> {
+        if let Some(found) = self.context(name, platform, word.span)? {
+            return Ok(found);
+        }
+        if name == "scratch" {
+            return Ok(Rc::new(Found::Scratch));
+        }
+        let key = (name.to_owned(), platform.clone());
+        if let Some(found) = self.images.get(&key) {
+            return Ok(found.clone());
+        }
+        let image = self.resolver.image(name, platform).map_err(|error| {
+            let mut failure = resolve_failure(name, error, word.span);
+            let names = self.stages.iter().filter_map(Stage::name);
+            if let Some(stage) = suggest(name, names, true) {
+                failure.diagnostic =
+                    failure.diagnostic.with_help(format!("did you mean the stage `{stage}`?"));
+            }
+            failure
+        })?;
+        let found = Rc::new(Found::Image(self.add_image(image)));
+        self.images.insert(key, found.clone());
+        Ok(found)
+    }
+
+    fn add_image(&mut self, image: BaseImage) -> usize {
+        self.graph.images.push(image);
+        self.graph.images.len() - 1
+    }
+
+    /// Gives the file system that a `--from` names, as an input.
+    pub fn input(
+        &mut self,
+        from: &Word,
+        current: usize,
+        platform: &Platform,
+        plan: &PlatformPlan,
+    ) -> Result<Option<NodeId>, Failure> {
+        if let Some(stage) = self.stage_of(&from.text, current, &plan.target)? {
+            let Some(state) = plan.states.get(&stage) else {
+                unreachable!("stages that a --from names were prepared and come earlier");
+            };
+            return Ok(state.node);
+        }
+        let found = self.lookup(&from.text, platform, from)?;
+        Ok(match &*found {
+            Found::Image(image) => self.image_node(*image, platform, current),
+            Found::Directory(context) => Some(self.local_node(context.clone())),
+            Found::Scratch => None,
+        })
+    }
+
+    /// Makes the node of a base image; None when it has no layers.
+    pub fn image_node(
+        &mut self,
+        image: usize,
+        platform: &Platform,
+        stage: usize,
+    ) -> Option<NodeId> {
+        let base = &self.graph.images[image];
+        if base.config.rootfs.diff_ids.is_empty() {
+            return None;
+        }
+        let prefix = if self.multi { format!("[{platform}] ") } else { String::new() };
+        let name = format!("{prefix}FROM {}", base.name);
+        let instruction = self.stages[stage].instruction;
+        Some(self.add_node(Node {
+            op: Op::Image { image },
+            parent: None,
+            inputs: Vec::new(),
+            platform: platform.clone(),
+            stage: String::new(),
+            name,
+            span: instruction.span,
+            no_cache: false,
+        }))
+    }
+
+    /// Makes the node of a local directory.
+    pub fn local_node(&mut self, context: String) -> NodeId {
+        let name = if context.is_empty() {
+            "[internal] load build context".to_owned()
+        } else {
+            format!("[context {context}] load from client")
+        };
+        self.add_node(Node {
+            op: Op::Local { context },
+            parent: None,
+            inputs: Vec::new(),
+            platform: self.host.clone(),
+            stage: String::new(),
+            name,
+            span: Span::default(),
+            no_cache: false,
+        })
+    }
+
+    /// Makes a root file system out of a local directory (FROM a named context).
+    pub fn directory_base(&mut self, context: &str, platform: &Platform, stage: usize) -> NodeId {
+        let local = self.local_node(context.to_owned());
+        self.add_node(Node {
+            op: Op::Copy(Box::new(Copy {
+                add: false,
+                sources: vec!["/".to_owned()],
+                inline: Vec::<Inline>::new(),
+                dest: "/".to_owned(),
+                chown: None,
+                chmod: None,
+                link: false,
+                parents: false,
+                exclude: Vec::new(),
+                unpack: false,
+            })),
+            parent: None,
+            inputs: vec![local],
+            platform: platform.clone(),
+            stage: String::new(),
+            name: format!("FROM {context}"),
+            span: self.stages[stage].instruction.span,
+            no_cache: false,
+        })
+    }
+
+    /// Adds a node, or finds the equal one that there is.
+    pub fn add_node(&mut self, node: Node) -> NodeId {
+        let key = (
+            node.op.clone(),
+            node.parent,
+            node.inputs.clone(),
+            node.platform.clone(),
+            node.no_cache,
+        );
+        if let Some(&id) = self.known.get(&key) {
+            return id;
+        }
+        let id = self.graph.nodes.len();
+        self.known.insert(key, id);
+        self.graph.nodes.push(node);
+        id
+    }
+
+    /// Turns the target stage into a result (BuildKit: `finalizeResultImage`).
+    fn finish(&mut self, target: Platform, state: StageState) {
+        let mut config: ImageConfig = state.config;
+        for (name, value) in &self.request.labels {
+            config.config.labels.insert(name.clone(), value.clone());
+        }
+        let mut platform = target.clone();
+        let same = config.os == target.os && config.architecture == target.architecture;
+        if self.implicit && !config.architecture.is_empty() && !same {
+            // Nobody asked for a platform: the image keeps the one of its base.
+            platform = Platform {
+                os: config.os.clone(),
+                architecture: config.architecture.clone(),
+                variant: config.variant.clone(),
+                ..target
+            };
+        } else {
+            config.os = target.os.clone();
+            config.architecture = target.architecture.clone();
+            if target.variant.is_some() || !same {
+                config.variant = target.variant.clone();
+            }
+            if target.os_version.is_some() || !same {
+                config.os_version = target.os_version.clone();
+            }
+            if !target.os_features.is_empty() {
+                config.os_features = target.os_features.clone();
+            }
+        }
+        self.graph.outputs.push(Output {
+            platform,
+            node: state.node,
+            config,
+            base_history: state.base_history,
+            base: state.base,
+        });
+    }
+}
+
+/// Sets a variable, in place when it exists.
+pub(super) fn set(env: &mut Vec<(String, String)>, name: &str, value: String) {
+    match env.iter_mut().find(|(key, _)| key == name) {
+        Some(pair) => pair.1 = value,
+        None => env.push((name.to_owned(), value)),
+    }
+}
+
+/// Gives what the `--from`s of an instruction name.
+fn froms(instruction: &Instruction) -> Vec<&Word> {
+    match &instruction.command {
+        Command::Copy(copy) => copy.from.iter().collect(),
+        Command::Run(run) => run.mounts.iter().filter_map(|mount| mount.from()).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn resolve_failure(name: &str, error: ResolveError, span: Span) -> Failure {
+    let mut diagnostic = Diagnostic::error("E0607", span, format!("{name}: {}", error.message));
+    if let Some(hint) = error.hint {
+        diagnostic = diagnostic.with_help(hint);
+    }
+    Failure { diagnostic, exit: error.exit }
+}
+
+/// Makes every place of an instruction the same one.
+fn relocate(instruction: &mut Instruction, span: Span) {
+    instruction.span = span;
+    instruction.keyword_span = span;
+    let words: Vec<&mut Word> = match &mut instruction.command {
+        Command::Copy(transfer) | Command::Add(transfer) => {
+            let mut words: Vec<&mut Word> = vec![&mut transfer.destination];
+            words.extend(&mut transfer.from);
+            words.extend(&mut transfer.chown);
+            words.extend(&mut transfer.chmod);
+            words.extend(&mut transfer.exclude);
+            for source in &mut transfer.sources {
+                match source {
+                    Source::Path(word) => words.push(word),
+                    Source::Heredoc(heredoc) => heredoc.span = span,
+                }
+            }
+            words
+        }
+        Command::Env(pairs) | Command::Label(pairs) => {
+            pairs.iter_mut().flat_map(|pair| [&mut pair.key, &mut pair.value]).collect()
+        }
+        Command::User(word) | Command::Workdir(word) | Command::Stopsignal(word) => vec![word],
+        Command::Expose(words) | Command::Volume(words) | Command::Shell(words) => {
+            words.iter_mut().collect()
+        }
+        Command::Run(run) => {
+            for mount in &mut run.mounts {
+                mount.span = span;
+                for field in &mut mount.fields {
+                    field.key.span = span;
+                    if let Some(value) = &mut field.value {
+                        value.span = span;
+                    }
+                }
+            }
+            Vec::new()
+        }
+        _ => Vec::new(),
+    };
+    for word in words {
+        word.span = span;
+    }
+}

@@ -1,0 +1,770 @@
+//! One stage, instruction by instruction: what each does to the file system (a node) and to the
+//! image configuration (BuildKit: `dispatch` in `dockerfile2llb/convert.go`).
+
+use crate::dockerfile::value::{parse_port, parse_signal};
+use crate::dockerfile::{
+    ArgDefinition, ChmodSpec, Command, Diagnostic, Form, Healthcheck, Instruction, KeyValue,
+    Network as NetworkFlag, Run as RunInstruction, Script, Source, Span, Transfer, Word, expand,
+};
+use crate::oci::config::{Healthcheck as ConfigHealthcheck, History};
+use crate::oci::{ImageConfig, Platform};
+
+use super::history::{go_duration, quoted, run_history, summary};
+use super::plan::{Base, Failure, Planner, PlatformPlan, set};
+use super::refuse::{refuse_add_flags, refuse_remote, refuse_run};
+use super::{Copy, Inline, MountKind, Network, Node, NodeId, Op, Run, args};
+
+/// What BuildKit writes as comment of each history entry, so that tools tell them apart.
+const HISTORY_COMMENT: &str = "buildkit.dockerfile.v0";
+
+/// The search path of images that have none (BuildKit: `system.DefaultPathEnv`).
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A stage after some of its instructions.
+#[derive(Clone)]
+pub(super) struct StageState {
+    pub node: Option<NodeId>,
+    pub config: ImageConfig,
+    /// ENV and ARG as a RUN sees them.
+    pub env: Vec<(String, String)>,
+    /// Declared ARGs, for history.
+    build_args: Vec<(String, Option<String>)>,
+    pub platform: Platform,
+    pub base: Option<usize>,
+    pub base_history: usize,
+    cmd_set: bool,
+}
+
+/// What the instructions of one stage need besides its state.
+pub(super) struct Walk<'p, 'a> {
+    pub(super) planner: &'p mut Planner<'a>,
+    pub(super) plan: &'p PlatformPlan,
+    pub(super) index: usize,
+    name: String,
+    done: usize,
+    total: usize,
+    no_cache: bool,
+}
+
+impl Planner<'_> {
+    /// Walks a stage whose earlier stages have been walked.
+    pub(super) fn walk_stage(
+        &mut self,
+        index: usize,
+        plan: &PlatformPlan,
+    ) -> Result<StageState, Failure> {
+        let Some(prepared) = plan.prepared.get(&index) else {
+            unreachable!("only prepared stages are walked");
+        };
+        let mut state = self.base_state(index, plan)?;
+        if prepared.replaced {
+            return Ok(state);
+        }
+        state.config.config.on_build.clear();
+        let stage = self.stages[index];
+        let name = stage.name().map_or_else(|| format!("stage-{index}"), str::to_owned);
+        let instructions: Vec<(&Instruction, bool)> = prepared
+            .triggers
+            .iter()
+            .map(|trigger| (trigger, true))
+            .chain(stage.body.iter().map(|instruction| (instruction, false)))
+            .collect();
+        let has_base = matches!(prepared.base, Base::Image(_));
+        let total = usize::from(has_base)
+            + instructions
+                .iter()
+                .filter(|(instruction, _)| {
+                    matches!(
+                        instruction.command,
+                        Command::Run(_) | Command::Copy(_) | Command::Add(_) | Command::Workdir(_)
+                    )
+                })
+                .count();
+        let no_cache =
+            self.request.no_cache
+                || self.request.no_cache_stages.iter().any(|filter| {
+                    filter.eq_ignore_ascii_case(&name) || *filter == index.to_string()
+                });
+        let mut walk =
+            Walk { planner: self, plan, index, name, done: usize::from(has_base), total, no_cache };
+        for (instruction, triggered) in instructions {
+            walk.instruction(&mut state, instruction, triggered)?;
+        }
+        Ok(state)
+    }
+
+    fn base_state(&mut self, index: usize, plan: &PlatformPlan) -> Result<StageState, Failure> {
+        let Some(prepared) = plan.prepared.get(&index) else {
+            unreachable!("only prepared stages are walked");
+        };
+        let mut state = match &prepared.base {
+            Base::Stage(stage) => {
+                let Some(state) = plan.states.get(stage) else {
+                    unreachable!("the base of a stage comes before it");
+                };
+                let mut state = state.clone();
+                state.cmd_set = false;
+                if prepared.explicit_platform {
+                    state.platform = prepared.platform.clone();
+                }
+                return Ok(state);
+            }
+            Base::Image(image) => {
+                let node = self.image_node(*image, &prepared.platform, index);
+                let base = &self.graph.images[*image];
+                let mut config = base.config.clone();
+                config.created = None;
+                config.drop_legacy();
+                let mut platform = prepared.platform.clone();
+                let differs =
+                    config.architecture != platform.architecture || config.os != platform.os;
+                if differs && !config.architecture.is_empty() {
+                    // Programs of the image run where it was made for, whatever was asked for.
+                    let span = self.stages[index].from.image.span;
+                    let found = base.platform.to_string();
+                    self.graph.warnings.push(Diagnostic::lint(
+                        crate::dockerfile::Rule::InvalidBaseImagePlatform,
+                        span,
+                        format!(
+                            "base image {} was pulled with platform {found:?}, expected {:?}",
+                            base.name,
+                            platform.to_string()
+                        ),
+                    ));
+                    platform = base.platform.clone();
+                }
+                let base_history = config.history.len();
+                StageState {
+                    node,
+                    config,
+                    env: Vec::new(),
+                    build_args: Vec::new(),
+                    platform,
+                    base: Some(*image),
+                    base_history,
+                    cmd_set: false,
+                }
+            }
+            Base::Directory(context) => {
+                let node = self.directory_base(context, &prepared.platform, index);
+                let mut state = scratch(&prepared.platform);
+                state.node = Some(node);
+                push_history(&mut state.config, format!("FROM {context}"), true);
+                state
+            }
+            Base::Scratch => scratch(&prepared.platform),
+        };
+        let path = state.config.config.env.iter().any(|pair| pair.starts_with("PATH="));
+        if !path && state.platform.os != "windows" {
+            state.config.config.env.push(format!("PATH={DEFAULT_PATH}"));
+        }
+        for pair in &state.config.config.env {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            set(&mut state.env, name, value.to_owned());
+        }
+        if !state.config.config.working_dir.is_empty() {
+            let path = clean_workdir("/", &state.config.config.working_dir);
+            state.config.config.working_dir = path;
+        }
+        Ok(state)
+    }
+}
+
+fn scratch(platform: &Platform) -> StageState {
+    let mut config = ImageConfig {
+        os: platform.os.clone(),
+        architecture: platform.architecture.clone(),
+        variant: platform.variant.clone(),
+        os_version: platform.os_version.clone(),
+        os_features: platform.os_features.clone(),
+        ..ImageConfig::default()
+    };
+    config.config.working_dir = "/".to_owned();
+    StageState {
+        node: None,
+        config,
+        env: Vec::new(),
+        build_args: Vec::new(),
+        platform: platform.clone(),
+        base: None,
+        base_history: 0,
+        cmd_set: false,
+    }
+}
+
+fn push_history(config: &mut ImageConfig, created_by: String, layer: bool) {
+    config.history.push(History {
+        created_by: Some(created_by),
+        comment: Some(HISTORY_COMMENT.to_owned()),
+        empty_layer: !layer,
+        ..History::default()
+    });
+}
+
+/// Joins a WORKDIR onto the one before it.
+pub(super) fn clean_workdir(current: &str, path: &str) -> String {
+    let joined = if path.starts_with('/') { path.to_owned() } else { format!("{current}/{path}") };
+    let mut parts: Vec<&str> = Vec::new();
+    for part in joined.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            _ => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+/// Joins a destination onto the working directory; a slash (or `/.`) at its end stays one.
+fn clean_dest(workdir: &str, dest: &str) -> String {
+    let dest = if dest.is_empty() || dest == "." { "./" } else { dest };
+    let is_dir = dest.ends_with('/') || dest.ends_with("/.") || dest.ends_with("/..");
+    let clean = clean_workdir(workdir, dest);
+    if is_dir && clean != "/" { format!("{clean}/") } else { clean }
+}
+
+impl Walk<'_, '_> {
+    fn instruction(
+        &mut self,
+        state: &mut StageState,
+        instruction: &Instruction,
+        triggered: bool,
+    ) -> Result<(), Failure> {
+        match &instruction.command {
+            Command::Run(run) => self.run(state, instruction, run, triggered)?,
+            Command::Copy(transfer) => self.copy(state, instruction, transfer, false, triggered)?,
+            Command::Add(transfer) => self.copy(state, instruction, transfer, true, triggered)?,
+            Command::Workdir(word) => self.workdir(state, instruction, word, triggered)?,
+            Command::Env(pairs) => self.env(state, pairs)?,
+            Command::Label(pairs) => self.label(state, pairs)?,
+            Command::Arg(definitions) => self.arg(state, definitions)?,
+            Command::User(word) => {
+                let user = self.expand(state, word)?;
+                state.config.config.user = user.clone();
+                push_history(&mut state.config, format!("USER {user}"), false);
+            }
+            Command::Expose(words) => self.expose(state, words)?,
+            Command::Volume(words) => self.volume(state, words)?,
+            Command::Stopsignal(word) => {
+                let signal = self.expand(state, word)?;
+                parse_signal(&signal)
+                    .map_err(|error| Diagnostic::error("E0610", word.span, error.to_string()))?;
+                state.config.config.stop_signal = Some(signal.clone());
+                push_history(&mut state.config, format!("STOPSIGNAL {signal}"), false);
+            }
+            Command::Shell(words) => {
+                let words: Vec<String> = words.iter().map(|word| word.text.clone()).collect();
+                let text = format!("SHELL [{}]", words.join(" "));
+                state.config.config.shell = Some(words);
+                push_history(&mut state.config, text, false);
+            }
+            Command::Healthcheck(check) => healthcheck(state, check),
+            Command::Cmd(form) => {
+                let args = with_shell(&state.config, form);
+                push_history(&mut state.config, format!("CMD {}", quoted(&args)), false);
+                state.config.config.cmd = Some(args);
+                state.config.config.args_escaped = true;
+                state.cmd_set = true;
+            }
+            Command::Entrypoint(form) => {
+                let args = with_shell(&state.config, form);
+                push_history(&mut state.config, format!("ENTRYPOINT {}", quoted(&args)), false);
+                state.config.config.entrypoint = Some(args);
+                if !state.cmd_set {
+                    state.config.config.cmd = None;
+                }
+            }
+            Command::Maintainer(word) => {
+                state.config.author = Some(word.text.clone());
+                push_history(&mut state.config, format!("MAINTAINER {}", word.text), false);
+            }
+            Command::Onbuild(onbuild) => {
+                state.config.config.on_build.push(onbuild.expression.clone());
+            }
+            Command::From(_) | Command::Invalid => {
+                unreachable!("FROM begins a stage, and files with errors are not planned")
+            }
+        }
+        Ok(())
+    }
+
+    fn escape(&self) -> crate::dockerfile::Escape {
+        self.planner.dockerfile.directives.escape
+    }
+
+    fn expand(&self, state: &StageState, word: &Word) -> Result<String, Failure> {
+        Ok(word.expand(&state.env, self.escape())?.text)
+    }
+
+    /// Names a step as BuildKit does: `[linux/arm64 build 2/5] RUN make`.
+    fn name(&mut self, state: &StageState, text: &str, triggered: bool) -> String {
+        self.done += 1;
+        let platform = if self.planner.multi {
+            let target = &self.plan.target;
+            let cross = if state.platform.architecture == target.architecture {
+                String::new()
+            } else {
+                match &target.variant {
+                    Some(variant) => format!("->{}/{variant}", target.architecture),
+                    None => format!("->{}", target.architecture),
+                }
+            };
+            format!("{}{cross} ", state.platform)
+        } else {
+            String::new()
+        };
+        let width = self.total.to_string().len();
+        let onbuild = if triggered { "ONBUILD " } else { "" };
+        let (keyword, rest) = text.split_once(' ').unwrap_or((text, ""));
+        format!(
+            "[{platform}{} {:>width$}/{}] {onbuild}{} {rest}",
+            self.name,
+            self.done,
+            self.total,
+            keyword.to_uppercase()
+        )
+        .trim_end()
+        .to_owned()
+    }
+
+    fn add(
+        &mut self,
+        state: &mut StageState,
+        op: Op,
+        inputs: Vec<NodeId>,
+        name: String,
+        span: Span,
+    ) {
+        let node = Node {
+            op,
+            parent: state.node,
+            inputs,
+            platform: state.platform.clone(),
+            stage: self.name.clone(),
+            name,
+            span,
+            no_cache: self.no_cache,
+        };
+        state.node = Some(self.planner.add_node(node));
+    }
+
+    fn run(
+        &mut self,
+        state: &mut StageState,
+        instruction: &Instruction,
+        run: &RunInstruction,
+        triggered: bool,
+    ) -> Result<(), Failure> {
+        refuse_run(run)?;
+        if state.platform.os != "linux" {
+            return Err(Diagnostic::error(
+                "E0611",
+                instruction.span,
+                format!("RUN needs a Linux root file system, this stage is {}", state.platform),
+            )
+            .with_help("indexes may hold Windows images, but their steps can't run here")
+            .into());
+        }
+        let mut script = None;
+        let args = match run.script(false) {
+            Script::Exec(args) => args,
+            Script::Shell(text) => shell(&state.config, text),
+            Script::File { name, content } => {
+                let path = format!("/dev/pipes/{name}");
+                script = Some(Inline { name, data: content });
+                shell(&state.config, path)
+            }
+        };
+        let (mut mounts, mut inputs) = (Vec::new(), Vec::new());
+        let mut masked = Vec::new();
+        for mount in &run.mounts {
+            let escape = self.escape();
+            let env = state.env.clone();
+            let spec = mount.resolve(&mut |word: &Word| Ok(word.expand(&env, escape)?.text))?;
+            let resolved = self.mount(state, mount, spec, &mut inputs)?;
+            if let MountKind::Secret { env: Some(name), .. } = &resolved.kind {
+                masked.push(name.clone());
+            }
+            mounts.push(resolved);
+        }
+        let network = match run.network.as_ref().map(|network| network.value) {
+            None => self.planner.request.network,
+            Some(NetworkFlag::Default) => Network::Default,
+            Some(NetworkFlag::None) => Network::None,
+            Some(NetworkFlag::Host) => Network::Host,
+        };
+        let declared = |name: &str| state.build_args.iter().any(|(arg, _)| arg == name);
+        let proxy = args::proxy_env(&self.planner.request.build_args)
+            .into_iter()
+            .filter(|(name, _)| !declared(name))
+            .filter(|(name, _)| !state.env.iter().any(|(key, _)| key == name))
+            .collect();
+        let shown: Vec<(String, String)> =
+            state.env.iter().filter(|(name, _)| !masked.contains(name)).cloned().collect();
+        let mut text = expand::expand_display(&instruction.original, &shown, self.escape());
+        if let Some(heredoc) = run.heredocs.first() {
+            text.push_str(&format!(" ({})", summary(&heredoc.content)));
+        }
+        let name = self.name(state, &text, triggered);
+        let history = run_history(&args, &state.build_args, &state.env);
+        push_history(&mut state.config, history, true);
+        let cwd = match state.config.config.working_dir.as_str() {
+            "" => "/".to_owned(),
+            path => path.to_owned(),
+        };
+        let op = Op::Run(Box::new(Run {
+            args,
+            script,
+            env: state.env.clone(),
+            proxy,
+            cwd,
+            user: state.config.config.user.clone(),
+            network,
+            mounts,
+        }));
+        self.add(state, op, inputs, name, instruction.span);
+        Ok(())
+    }
+
+    fn copy(
+        &mut self,
+        state: &mut StageState,
+        instruction: &Instruction,
+        transfer: &Transfer,
+        add: bool,
+        triggered: bool,
+    ) -> Result<(), Failure> {
+        let keyword = if add { "ADD" } else { "COPY" };
+        let dest_text = self.expand(state, &transfer.destination)?;
+        let mut sources = Vec::new();
+        let mut inline = Vec::new();
+        let mut history = keyword.to_owned();
+        let parents = transfer.parents.as_ref().is_some_and(|flag| flag.value);
+        if parents {
+            history.push_str(" --parents");
+        }
+        let option = |walk: &Self, word: &Option<Word>| -> Result<Option<String>, Failure> {
+            match word {
+                Some(word) => {
+                    let text = walk.expand(state, word)?;
+                    Ok((!text.is_empty()).then_some(text))
+                }
+                None => Ok(None),
+            }
+        };
+        let chown = option(self, &transfer.chown)?;
+        if let (Some(word), None) = (&transfer.chown, &chown) {
+            return Err(Diagnostic::error("E0613", word.span, "--chown has no value here")
+                .with_help("give the variable a value, or name the owner: --chown=app:app")
+                .into());
+        }
+        if let Some(chown) = &chown {
+            history.push_str(&format!(" --chown={chown}"));
+        }
+        let chmod = option(self, &transfer.chmod)?;
+        if let Some(mode) = &chmod {
+            mode.parse::<ChmodSpec>().map_err(|error| {
+                let span = transfer.chmod.as_ref().map_or(instruction.span, |word| word.span);
+                Diagnostic::error("E0614", span, error.to_string())
+                    .with_help("as --chmod=755 or --chmod=u=rwX,go=rX")
+            })?;
+            history.push_str(&format!(" --chmod={mode}"));
+        }
+        for source in &transfer.sources {
+            match source {
+                Source::Path(word) => {
+                    let text = self.expand(state, word)?;
+                    refuse_remote(&text, word.span, keyword)?;
+                    history.push_str(&format!(" {text}"));
+                    sources.push(text);
+                }
+                Source::Heredoc(heredoc) => {
+                    let mut data = heredoc.text().into_owned();
+                    if heredoc.expand {
+                        data = expand::expand_heredoc(&data, &state.env)
+                            .map_err(|error| {
+                                Diagnostic::error("E0501", heredoc.span, error.to_string())
+                            })?
+                            .text;
+                    }
+                    inline.push(Inline { name: heredoc.name.clone(), data });
+                }
+            }
+        }
+        refuse_add_flags(transfer)?;
+        for file in &inline {
+            history.push_str(&format!(" <<{}", file.name));
+        }
+        history.push_str(&format!(" {dest_text} # buildkit"));
+        let dest = clean_dest(&state.config.config.working_dir, &dest_text);
+        if sources.len() + inline.len() > 1 && !dest.ends_with('/') {
+            return Err(Diagnostic::error(
+                "E0615",
+                transfer.destination.span,
+                format!(
+                    "when using {keyword} with more than one source file, the destination must be a \
+                     directory and end with a /"
+                ),
+            )
+            .with_help(format!("write `{dest_text}/`"))
+            .into());
+        }
+        let mut inputs = Vec::new();
+        if !sources.is_empty() {
+            let node = match &transfer.from {
+                Some(from) => self.planner.input(from, self.index, &state.platform, self.plan)?,
+                None => Some(self.planner.local_node(String::new())),
+            };
+            match node {
+                Some(node) => inputs.push(node),
+                None => {
+                    let from = transfer.from.as_ref().map_or("scratch", |word| word.text.as_str());
+                    return Err(Diagnostic::error(
+                        "E0616",
+                        instruction.span,
+                        format!("{:?} not found: {from:?} is empty", sources[0]),
+                    )
+                    .into());
+                }
+            }
+        }
+        let text = expand::expand_display(&instruction.original, &state.env, self.escape());
+        let name = self.name(state, &text, triggered);
+        push_history(&mut state.config, history, true);
+        let unpack = transfer.unpack.as_ref().map_or(add, |flag| flag.value);
+        let op = Op::Copy(Box::new(Copy {
+            add,
+            sources,
+            inline,
+            dest,
+            chown,
+            chmod,
+            link: transfer.link.as_ref().is_some_and(|flag| flag.value),
+            parents,
+            exclude: transfer.exclude.iter().map(|word| word.text.clone()).collect(),
+            unpack,
+        }));
+        self.add(state, op, inputs, name, instruction.span);
+        Ok(())
+    }
+
+    fn workdir(
+        &mut self,
+        state: &mut StageState,
+        instruction: &Instruction,
+        word: &Word,
+        triggered: bool,
+    ) -> Result<(), Failure> {
+        let path = clean_workdir(&state.config.config.working_dir, &self.expand(state, word)?);
+        state.config.config.working_dir = path.clone();
+        let text = expand::expand_display(&instruction.original, &state.env, self.escape());
+        let name = self.name(state, &text, triggered);
+        push_history(&mut state.config, format!("WORKDIR {path}"), path != "/");
+        if path != "/" {
+            let op = Op::Workdir { path, user: state.config.config.user.clone() };
+            self.add(state, op, Vec::new(), name, instruction.span);
+        }
+        Ok(())
+    }
+
+    fn env(&mut self, state: &mut StageState, pairs: &[KeyValue]) -> Result<(), Failure> {
+        let mut text = "ENV".to_owned();
+        for (name, value) in self.pairs(state, pairs)? {
+            text.push_str(&format!(" {name}={value}"));
+            set(&mut state.env, &name, value.clone());
+            let pair = format!("{name}={value}");
+            let prefix = format!("{name}=");
+            let env = &mut state.config.config.env;
+            match env.iter_mut().find(|old| old.starts_with(&prefix) || **old == name) {
+                Some(old) => *old = pair,
+                None => env.push(pair),
+            }
+        }
+        push_history(&mut state.config, text, false);
+        Ok(())
+    }
+
+    fn label(&mut self, state: &mut StageState, pairs: &[KeyValue]) -> Result<(), Failure> {
+        let mut text = "LABEL".to_owned();
+        for (name, value) in self.pairs(state, pairs)? {
+            text.push_str(&format!(" {name}={value}"));
+            state.config.config.labels.insert(name, value);
+        }
+        push_history(&mut state.config, text, false);
+        Ok(())
+    }
+
+    /// Expands all pairs against the environment before the instruction.
+    fn pairs(
+        &self,
+        state: &StageState,
+        pairs: &[KeyValue],
+    ) -> Result<Vec<(String, String)>, Failure> {
+        pairs
+            .iter()
+            .map(|pair| {
+                let name = self.expand(state, &pair.key)?;
+                if name.is_empty() {
+                    return Err(Diagnostic::error(
+                        "E0617",
+                        pair.key.span,
+                        "names can not be blank",
+                    )
+                    .into());
+                }
+                Ok((name, self.expand(state, &pair.value)?))
+            })
+            .collect()
+    }
+
+    fn arg(&mut self, state: &mut StageState, list: &[ArgDefinition]) -> Result<(), Failure> {
+        let mut texts = Vec::new();
+        for definition in list {
+            let name = &definition.name.text;
+            let global =
+                || self.plan.globals.iter().find(|(key, _)| key == name).map(|(_, v)| v.clone());
+            let value = match (self.planner.request.build_args.get(name), &definition.default) {
+                (Some(value), _) => Some(value.clone()),
+                (None, Some(default)) => Some(self.expand(state, default)?),
+                (None, None) => global(),
+            };
+            if let Some(value) = &value
+                && !args::NOT_EXPORTED.contains(&name.as_str())
+            {
+                set(&mut state.env, name, value.clone());
+            }
+            texts.push(match &value {
+                Some(value) => format!("{name}={value}"),
+                None => name.clone(),
+            });
+            state.build_args.push((name.clone(), value));
+        }
+        push_history(&mut state.config, format!("ARG {}", texts.join(" ")), false);
+        Ok(())
+    }
+
+    fn expose(&mut self, state: &mut StageState, words: &[Word]) -> Result<(), Failure> {
+        let mut names = Vec::new();
+        for word in words {
+            let expanded = word.expand(&state.env, self.escape())?;
+            for text in &expanded.words {
+                let range = parse_port(text).map_err(|error| {
+                    Diagnostic::error("E0618", word.span, error.to_string())
+                        .with_help("as EXPOSE 80, EXPOSE 53/udp or EXPOSE 8000-8010")
+                })?;
+                names.extend(range.names());
+            }
+        }
+        push_history(&mut state.config, format!("EXPOSE [{}]", names.join(" ")), false);
+        for name in names {
+            state.config.config.exposed_ports.0.insert(name);
+        }
+        Ok(())
+    }
+
+    fn volume(&mut self, state: &mut StageState, words: &[Word]) -> Result<(), Failure> {
+        let mut names = Vec::new();
+        for word in words {
+            let name = self.expand(state, word)?;
+            if name.is_empty() {
+                return Err(Diagnostic::error(
+                    "E0619",
+                    word.span,
+                    "VOLUME specified can not be an empty string",
+                )
+                .into());
+            }
+            names.push(name);
+        }
+        push_history(&mut state.config, format!("VOLUME [{}]", names.join(" ")), false);
+        for name in names {
+            state.config.config.volumes.0.insert(name);
+        }
+        Ok(())
+    }
+}
+
+fn shell(config: &ImageConfig, text: String) -> Vec<String> {
+    let mut args = match &config.config.shell {
+        Some(shell) if !shell.is_empty() => shell.clone(),
+        _ if config.os == "windows" => vec!["cmd".to_owned(), "/S".to_owned(), "/C".to_owned()],
+        _ => vec!["/bin/sh".to_owned(), "-c".to_owned()],
+    };
+    args.push(text);
+    args
+}
+
+fn with_shell(config: &ImageConfig, form: &Form) -> Vec<String> {
+    match form {
+        Form::Exec(_) => form.words(),
+        Form::Shell(_) => shell(config, form.words().join(" ")),
+    }
+}
+
+fn healthcheck(state: &mut StageState, check: &Healthcheck) {
+    let config = match check {
+        Healthcheck::None => ConfigHealthcheck {
+            test: Some(vec!["NONE".to_owned()]),
+            ..ConfigHealthcheck::default()
+        },
+        Healthcheck::Check { test, interval, timeout, start_period, start_interval, retries } => {
+            let mut words = vec![if test.is_exec() { "CMD" } else { "CMD-SHELL" }.to_owned()];
+            words.extend(test.words());
+            ConfigHealthcheck {
+                test: Some(words),
+                interval: interval.unwrap_or(0),
+                timeout: timeout.unwrap_or(0),
+                start_period: start_period.unwrap_or(0),
+                start_interval: start_interval.unwrap_or(0),
+                retries: retries.map_or(0, i64::from),
+                ..ConfigHealthcheck::default()
+            }
+        }
+    };
+    let text = format!(
+        "HEALTHCHECK {{Test:[{}] Interval:{} Timeout:{} StartPeriod:{} StartInterval:{} Retries:{}}}",
+        config.test.as_deref().unwrap_or_default().join(" "),
+        go_duration(config.interval),
+        go_duration(config.timeout),
+        go_duration(config.start_period),
+        go_duration(config.start_interval),
+        config.retries
+    );
+    state.config.config.healthcheck = Some(config);
+    push_history(&mut state.config, text, false);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workdirs_accumulate() {
+        for (current, path, expect) in [
+            ("/", "a", "/a"),
+            ("/a", "b/../c/", "/a/c"),
+            ("/a", "/b", "/b"),
+            ("", "x", "/x"),
+            ("/a", "../../..", "/"),
+        ] {
+            assert_eq!(clean_workdir(current, path), expect);
+        }
+    }
+
+    #[test]
+    fn preserve_dest_dir_slash() {
+        for (workdir, dest, expect) in [
+            ("/app", "x", "/app/x"),
+            ("/app", "x/", "/app/x/"),
+            ("/app", ".", "/app/"),
+            ("/app", "", "/app/"),
+            ("/app", "/y/.", "/y/"),
+            ("/", "/", "/"),
+            ("/", "./", "/"),
+        ] {
+            assert_eq!(clean_dest(workdir, dest), expect, "{workdir} {dest}");
+        }
+    }
+}

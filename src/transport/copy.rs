@@ -1,0 +1,213 @@
+//! Copies an image from a source to a sink: what it names is walked once, blobs go first.
+
+use std::collections::HashSet;
+use std::io::Read;
+
+use super::blob::{read_all, read_error};
+use super::error::{Error, Result};
+use super::fetch::{Progress, in_parallel};
+use super::{Sink, Source};
+use crate::oci::manifest::MAX_DEPTH;
+use crate::oci::{Descriptor, Digest, Document, Reference, config, media_type};
+
+/// The most that all manifests of one image may have together. They are held in memory until their
+/// blobs are there; hundreds of platforms with attestations have some megabytes.
+const MAX_MANIFESTS: u64 = 128 << 20;
+
+/// What a copy did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Copied {
+    /// The root.
+    pub root: Descriptor,
+    /// Blobs that were written.
+    pub written: u64,
+    /// Blobs that were there already.
+    pub present: u64,
+    /// Bytes that were written.
+    pub bytes: u64,
+}
+
+/// All that an image names.
+#[derive(Default)]
+struct Tree {
+    /// Manifests and indexes, each after all that it names.
+    manifests: Vec<(Descriptor, Vec<u8>)>,
+    blobs: Vec<Descriptor>,
+    seen: HashSet<Digest>,
+    bytes: u64,
+}
+
+/// Copies the whole image of a source, all platforms of it, and gives it its names. Blobs that the
+/// sink has are not sent. `jobs` blobs go at once where the sink allows it.
+pub fn copy(
+    source: &dyn Source,
+    sink: &dyn Sink,
+    names: &[Reference],
+    jobs: usize,
+    progress: &Progress<'_>,
+) -> Result<Copied> {
+    let (root, bytes) = source.root()?;
+    sink.accepts(&root, &bytes)?;
+    let mut tree = Tree::default();
+    tree.walk(source, &root, bytes, 0)?;
+    let jobs = if sink.parallel() { jobs.max(1) } else { 1 };
+    let outcomes = in_parallel(&tree.blobs, jobs, |blob| put(source, sink, blob, progress))?;
+    let (root, bytes) = match tree.manifests.pop() {
+        Some(last) => last,
+        // The walk pushes the root last, whatever it is.
+        None => return Err(Error::Empty { place: source.describe() }),
+    };
+    for (descriptor, bytes) in &tree.manifests {
+        sink.put_manifest(descriptor, bytes)?;
+    }
+    sink.finish(&root, &bytes, names)?;
+    let mut copied = Copied { root, written: 0, present: 0, bytes: 0 };
+    for (blob, written) in tree.blobs.iter().zip(outcomes) {
+        if written {
+            copied.written += 1;
+            copied.bytes += blob.size;
+        } else {
+            copied.present += 1;
+        }
+    }
+    Ok(copied)
+}
+
+/// Reads a small blob (a config) whole.
+pub fn read_small(source: &dyn Source, descriptor: &Descriptor) -> Result<Vec<u8>> {
+    let place = source.describe();
+    read_all(source.blob(descriptor)?, descriptor, config::MAX_SIZE, &place)
+}
+
+impl Tree {
+    fn walk(
+        &mut self,
+        source: &dyn Source,
+        descriptor: &Descriptor,
+        bytes: Vec<u8>,
+        depth: usize,
+    ) -> Result<()> {
+        let place = source.describe();
+        if depth > MAX_DEPTH {
+            return Err(Error::TooDeep { place });
+        }
+        self.bytes += bytes.len() as u64;
+        if self.bytes > MAX_MANIFESTS {
+            let reason = format!("its manifests have more than {MAX_MANIFESTS} bytes together");
+            return Err(Error::Damaged { place, reason });
+        }
+        let document = Document::parse(&bytes, &descriptor.media_type).map_err(|source| {
+            Error::Document { place, what: descriptor.digest.to_string(), source }
+        })?;
+        match document {
+            Document::Manifest(manifest) => {
+                for blob in std::iter::once(&manifest.config).chain(&manifest.layers) {
+                    self.blob(blob);
+                }
+            }
+            Document::Index(index) => {
+                for child in &index.manifests {
+                    if !child.is_index() && !child.is_manifest() && !child.media_type.is_empty() {
+                        // An index may name anything; what is no manifest is only bytes.
+                        self.blob(child);
+                    } else if self.seen.insert(child.digest) {
+                        let bytes = source.manifest(child)?;
+                        self.walk(source, child, bytes, depth + 1)?;
+                    }
+                }
+            }
+        }
+        self.manifests.push((descriptor.clone(), bytes));
+        Ok(())
+    }
+
+    fn blob(&mut self, blob: &Descriptor) {
+        if self.seen.insert(blob.digest) {
+            self.blobs.push(blob.clone());
+        }
+    }
+}
+
+/// Puts one blob; says whether it was written.
+fn put(
+    source: &dyn Source,
+    sink: &dyn Sink,
+    blob: &Descriptor,
+    progress: &Progress<'_>,
+) -> Result<bool> {
+    let label = blob.digest.to_string();
+    if sink.has_blob(blob)? {
+        progress(&label, blob.size, Some(blob.size));
+        return Ok(false);
+    }
+    if let Some(file) = source.blob_file(blob)
+        && sink.put_blob_file(blob, &file)?
+    {
+        progress(&label, blob.size, Some(blob.size));
+        return Ok(true);
+    }
+    // Layers that their owner forbids to hand on are often not there; that is no error.
+    if media_type::is_foreign(&blob.media_type) && source.blob(blob).is_err() {
+        return Ok(false);
+    }
+    sink.put_blob(blob, &mut || {
+        let inner = source.blob(blob)?;
+        Ok(Box::new(Told { inner, count: 0, next: 0, blob, label: label.clone(), progress }))
+    })?;
+    progress(&label, blob.size, Some(blob.size));
+    Ok(true)
+}
+
+/// Tells of progress while it is read. A blob that is sent again starts again.
+struct Told<'a> {
+    inner: Box<dyn Read + Send>,
+    count: u64,
+    next: u64,
+    blob: &'a Descriptor,
+    label: String,
+    progress: &'a Progress<'a>,
+}
+
+/// How many bytes pass between two reports: some hundred a second on the fastest lines.
+const REPORT: u64 = 1 << 20;
+
+impl Read for Told<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.count += count as u64;
+        if self.count >= self.next {
+            self.next = self.count + REPORT;
+            (self.progress)(&self.label, self.count, Some(self.blob.size));
+        }
+        Ok(count)
+    }
+}
+
+/// Copies a reader to a writer and keeps read and write errors apart.
+pub(super) fn pump(
+    reader: &mut dyn Read,
+    writer: &mut dyn std::io::Write,
+    place: &str,
+    what: &str,
+    progress: &mut dyn FnMut(u64),
+) -> Result<u64, PumpError> {
+    let mut buffer = vec![0; 256 << 10];
+    let mut total = 0;
+    loop {
+        let count = match reader.read(&mut buffer) {
+            Ok(0) => return Ok(total),
+            Ok(count) => count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(PumpError::Read(read_error(place, what, error))),
+        };
+        writer.write_all(&buffer[..count]).map_err(PumpError::Write)?;
+        total += count as u64;
+        progress(total);
+    }
+}
+
+/// Which side failed.
+pub(super) enum PumpError {
+    Read(Error),
+    Write(std::io::Error),
+}

@@ -1,0 +1,736 @@
+//! OCI layouts (OCI image-spec, image-layout.md), as directories and inside of archives.
+//!
+//! Reading takes every shape that tools write: an entry of index.json that is a manifest or an index
+//! (nested to any depth that is bearable), Docker's media types, no tags, no media types, no
+//! platforms, several entries that are one image each for a platform (a flat index.json).
+//!
+//! Which entry is meant:
+//!
+//! | asked for | taken |
+//! |---|---|
+//! | a digest | that entry, or that manifest below any entry, or that blob |
+//! | a name | entries whose tag or full name is that; several of them are one flat index |
+//! | nothing | the only image; a flat index; else the one with the tag `latest` |
+//!
+//! Writing keeps entries of other names as they are, byte for byte in meaning, replaces those of the
+//! same name, and removes the blobs that only the replaced ones needed. Blobs appear by rename, then
+//! index.json does; a kill in between leaves the old layout with some blobs too many. Two writers at
+//! once are told apart by locks on the directory (shared by writers at work) and on `oci-layout`
+//! (held while index.json changes).
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tempfile::NamedTempFile;
+
+use super::blob::{Verified, read_all};
+use super::copy::{PumpError, pump};
+use super::error::{Error, Result};
+use super::name::Selector;
+use super::{OpenBlob, Sink, Source};
+use crate::oci::descriptor::{IMAGE_NAME, REF_NAME};
+use crate::oci::manifest::{MAX_DEPTH, MAX_SIZE};
+use crate::oci::reference::DEFAULT_TAG;
+use crate::oci::{Descriptor, Digest, Document, Index, Reference, canonical, media_type};
+
+/// What `oci-layout` says.
+pub(super) const OCI_LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+/// Names of files that are being written start so; what a killed process left is swept by them.
+const TEMPORARY: &str = ".lapstrake-";
+
+/// The files of a layout, in a directory or in an archive.
+pub(super) trait Files: Send + Sync {
+    /// Opens a file by its path in the layout and gives its size; `None` when there is none.
+    fn open(&self, name: &str) -> Result<Option<(Box<dyn Read + Send>, u64)>>;
+
+    /// Says where they are, for messages.
+    fn place(&self) -> String;
+}
+
+/// An image of a layout.
+pub struct LayoutSource {
+    files: Box<dyn Files>,
+    root: Descriptor,
+    /// The bytes of a root that is no blob of the layout.
+    made: Option<Vec<u8>>,
+}
+
+/// A directory.
+struct Directory {
+    path: PathBuf,
+}
+
+/// Gives the path of a blob in a layout.
+pub(super) fn blob_name(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
+impl LayoutSource {
+    /// Opens an image of a layout directory.
+    pub fn open(path: &Path, selector: &Selector) -> Result<LayoutSource> {
+        let meta = fs::metadata(path).map_err(io_error("open", path))?;
+        let bad = |reason: &str| Error::NotALayout { path: path.to_owned(), reason: reason.into() };
+        if !meta.is_dir() {
+            return Err(bad(
+                "it is no directory (for a file, use oci-archive: or docker-archive:)",
+            ));
+        }
+        let files = Directory { path: path.to_owned() };
+        if files.open("index.json")?.is_none() {
+            return Err(bad("it has no index.json"));
+        }
+        LayoutSource::read(Box::new(files), selector)
+    }
+
+    /// Opens an image of a layout.
+    pub(super) fn read(files: Box<dyn Files>, selector: &Selector) -> Result<LayoutSource> {
+        let place = files.place();
+        if let Some(bytes) = read_file(files.as_ref(), "oci-layout")? {
+            check_version(&bytes, &place)?;
+        }
+        let bytes = read_file(files.as_ref(), "index.json")?
+            .ok_or_else(|| Error::Empty { place: place.clone() })?;
+        let index = match Document::parse(&bytes, "") {
+            Ok(Document::Index(index)) => index,
+            Ok(Document::Manifest(_)) => {
+                return Err(Error::Damaged { place, reason: "index.json is no index".to_owned() });
+            }
+            Err(source) => {
+                return Err(Error::Document { place, what: "index.json".to_owned(), source });
+            }
+        };
+        let mut out =
+            LayoutSource { files, root: Descriptor::of(media_type::OCI_INDEX, &bytes), made: None };
+        match select(&out, &index, selector)? {
+            Root::Entry(entry) => out.root = entry,
+            Root::Flat(index) => {
+                let (descriptor, bytes) = index.encode();
+                out.root = descriptor;
+                out.made = Some(bytes);
+            }
+        }
+        Ok(out)
+    }
+}
+
+impl Source for LayoutSource {
+    fn root(&self) -> Result<(Descriptor, Vec<u8>)> {
+        if let Some(bytes) = &self.made {
+            return Ok((self.root.clone(), bytes.clone()));
+        }
+        let bytes = self.manifest(&self.root)?;
+        let mut root = self.root.clone();
+        if root.media_type.is_empty() {
+            let document = Document::parse(&bytes, "").map_err(|source| Error::Document {
+                place: self.describe(),
+                what: root.digest.to_string(),
+                source,
+            })?;
+            root.media_type = document.media_type().to_owned();
+        }
+        Ok((root, bytes))
+    }
+
+    fn manifest(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
+        let place = self.describe();
+        let (file, _) = self.files.open(&blob_name(&descriptor.digest))?.ok_or_else(|| {
+            Error::Missing { place: place.clone(), what: "manifest", digest: descriptor.digest }
+        })?;
+        read_all(Verified::new(file, descriptor, &place), descriptor, MAX_SIZE, &place)
+    }
+
+    fn blob(&self, descriptor: &Descriptor) -> Result<Box<dyn Read + Send>> {
+        let place = self.describe();
+        let (file, size) = self.files.open(&blob_name(&descriptor.digest))?.ok_or_else(|| {
+            Error::Missing { place: place.clone(), what: "blob", digest: descriptor.digest }
+        })?;
+        if size != descriptor.size {
+            let (digest, expected) = (descriptor.digest, descriptor.size);
+            return Err(Error::Size { place, digest, expected, found: size });
+        }
+        Ok(Box::new(Verified::new(file, descriptor, &place)))
+    }
+
+    fn describe(&self) -> String {
+        self.files.place()
+    }
+}
+
+impl Files for Directory {
+    fn open(&self, name: &str) -> Result<Option<(Box<dyn Read + Send>, u64)>> {
+        let path = self.path.join(name);
+        // Looked at before it is opened: opening a FIFO would wait for a writer.
+        match fs::metadata(&path) {
+            Ok(meta) if meta.is_file() => {
+                let file = File::open(&path).map_err(io_error("open", &path))?;
+                Ok(Some((Box::new(file), meta.len())))
+            }
+            Ok(_) => Err(Error::Damaged {
+                place: path.display().to_string(),
+                reason: "it is no regular file".to_owned(),
+            }),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(io_error("open", &path)(error)),
+        }
+    }
+
+    fn place(&self) -> String {
+        format!("oci:{}", self.path.display())
+    }
+}
+
+/// Reads a small file of a layout.
+pub(super) fn read_file(files: &dyn Files, name: &str) -> Result<Option<Vec<u8>>> {
+    let Some((file, size)) = files.open(name)? else { return Ok(None) };
+    let place = files.place();
+    if size > MAX_SIZE {
+        let reason = format!("{name} has {size} bytes, more than {MAX_SIZE}");
+        return Err(Error::Damaged { place, reason });
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_SIZE).read_to_end(&mut bytes).map_err(|source| Error::Read {
+        place,
+        what: name.to_owned(),
+        source,
+    })?;
+    Ok(Some(bytes))
+}
+
+fn check_version(bytes: &[u8], place: &str) -> Result<()> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Marker {
+        image_layout_version: String,
+    }
+    let marker: Marker = serde_json::from_slice(bytes).map_err(|source| Error::Json {
+        place: place.to_owned(),
+        what: "oci-layout".to_owned(),
+        source,
+    })?;
+    if marker.image_layout_version.starts_with("1.") {
+        return Ok(());
+    }
+    let version = marker.image_layout_version;
+    let reason = format!("it is a layout of version {version:?}, and only 1.0.0 is known");
+    Err(Error::Damaged { place: place.to_owned(), reason })
+}
+
+/// What a selector leads to.
+enum Root {
+    Entry(Descriptor),
+    Flat(Index),
+}
+
+fn select(source: &LayoutSource, index: &Index, selector: &Selector) -> Result<Root> {
+    let place = source.describe();
+    if let Some(digest) = &selector.digest {
+        return by_digest(source, index, digest, selector);
+    }
+    let Some(name) = &selector.name else { return unnamed(&place, index) };
+    let found = entries_named(index, name);
+    if found.is_empty() {
+        let there = shown_names(&index.manifests);
+        return Err(Error::NoSuchImage { place, name: name.clone(), there });
+    }
+    one_or_flat(&place, index, found)
+}
+
+/// Gives the entries of an index that a tag or a whole reference names.
+pub(super) fn entries_named<'a>(index: &'a Index, name: &str) -> Vec<&'a Descriptor> {
+    let full = |text: &str| text.parse::<Reference>().ok().map(Reference::with_default_tag);
+    let wanted = full(name);
+    // What looks like a tag may be a whole reference too (`alpine`); a tag goes first.
+    let by_tag: Vec<&Descriptor> = index
+        .manifests
+        .iter()
+        .filter(|entry| {
+            let tag = entry.annotations.get(REF_NAME);
+            tag.is_some_and(|tag| tag == name)
+                || entry.annotations.get(IMAGE_NAME).is_some_and(|image| image == name)
+        })
+        .collect();
+    if !by_tag.is_empty() {
+        return by_tag;
+    }
+    let is_full = name.contains(['/', ':']);
+    index
+        .manifests
+        .iter()
+        .filter(|entry| {
+            let image = entry.annotations.get(IMAGE_NAME).and_then(|image| full(image));
+            let reference = entry
+                .annotations
+                .get(REF_NAME)
+                // A bare tag would parse as a name of Docker Hub.
+                .filter(|text| text.contains(['/', ':']))
+                .and_then(|text| full(text));
+            let found = image.or(reference);
+            match (&wanted, &found) {
+                (Some(wanted), Some(found)) if wanted == found => true,
+                (_, Some(found)) => !is_full && found.tag.as_deref() == Some(name),
+                _ => false,
+            }
+        })
+        .collect()
+}
+
+fn by_digest(
+    source: &LayoutSource,
+    index: &Index,
+    digest: &Digest,
+    selector: &Selector,
+) -> Result<Root> {
+    if let Some(entry) = find(source, index, digest, 0)? {
+        return Ok(Root::Entry(entry));
+    }
+    // Some layouts have images that no entry names (what a builder pushed by digest).
+    if let Some((file, size)) = source.files.open(&blob_name(digest))?
+        && size <= MAX_SIZE
+    {
+        let place = source.describe();
+        let mut descriptor = Descriptor::new("", *digest, size);
+        let verified = Verified::new(file, &descriptor, &place);
+        let bytes = read_all(verified, &descriptor, MAX_SIZE, &place)?;
+        if let Ok(document) = Document::parse(&bytes, "") {
+            descriptor.media_type = document.media_type().to_owned();
+            return Ok(Root::Entry(descriptor));
+        }
+    }
+    Err(Error::NoSuchImage {
+        place: source.describe(),
+        name: selector.shown(),
+        there: shown_names(&index.manifests),
+    })
+}
+
+fn find(
+    source: &LayoutSource,
+    index: &Index,
+    digest: &Digest,
+    depth: usize,
+) -> Result<Option<Descriptor>> {
+    if let Some(entry) = index.manifests.iter().find(|entry| entry.digest == *digest) {
+        return Ok(Some(entry.clone()));
+    }
+    if depth >= MAX_DEPTH {
+        return Ok(None);
+    }
+    for entry in index.manifests.iter().filter(|entry| entry.is_index()) {
+        // An index that cannot be read does not hide what lies beside it.
+        let Ok(bytes) = source.manifest(entry) else { continue };
+        if let Ok(Document::Index(nested)) = Document::parse(&bytes, &entry.media_type)
+            && let Some(found) = find(source, &nested, digest, depth + 1)?
+        {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+/// Chooses when nothing was asked for.
+fn unnamed(place: &str, index: &Index) -> Result<Root> {
+    let images: Vec<&Descriptor> = index.manifests.iter().filter(|e| !e.is_attestation()).collect();
+    let names: BTreeSet<Option<String>> = images.iter().map(|entry| name_of(entry)).collect();
+    let digests: BTreeSet<Digest> = images.iter().map(|entry| entry.digest).collect();
+    match images.as_slice() {
+        [] => Err(Error::Empty { place: place.to_owned() }),
+        [first, ..] if digests.len() == 1 => Ok(Root::Entry((*first).clone())),
+        // All nameless, or all of one name: one image, an entry a platform.
+        _ if names.len() == 1 => Ok(Root::Flat(flat(index, &images))),
+        _ => {
+            let latest = entries_named(index, DEFAULT_TAG);
+            if latest.is_empty() {
+                let there = shown_names(&index.manifests);
+                return Err(Error::Ambiguous { place: place.to_owned(), there });
+            }
+            one_or_flat(place, index, latest)
+        }
+    }
+}
+
+/// Makes one image of the entries found.
+fn one_or_flat(place: &str, index: &Index, found: Vec<&Descriptor>) -> Result<Root> {
+    let digests: BTreeSet<Digest> = found.iter().map(|entry| entry.digest).collect();
+    if digests.len() == 1 {
+        return Ok(Root::Entry(found[0].clone()));
+    }
+    let images: BTreeSet<Option<&String>> =
+        found.iter().map(|entry| entry.annotations.get(IMAGE_NAME)).collect();
+    if images.len() > 1 {
+        let there = found.iter().filter_map(|e| e.annotations.get(IMAGE_NAME).cloned()).collect();
+        return Err(Error::Ambiguous { place: place.to_owned(), there });
+    }
+    Ok(Root::Flat(flat(index, &found)))
+}
+
+/// Makes an index of some entries, without the names that belong to this layout.
+fn flat(index: &Index, entries: &[&Descriptor]) -> Index {
+    let mut seen = BTreeSet::new();
+    let manifests = entries
+        .iter()
+        .filter(|entry| seen.insert(entry.digest))
+        .map(|entry| {
+            let mut entry = (*entry).clone();
+            entry.annotations.remove(REF_NAME);
+            entry.annotations.remove(IMAGE_NAME);
+            entry
+        })
+        .collect();
+    Index { annotations: index.annotations.clone(), ..Index::new(manifests) }
+}
+
+/// Gives the name of an entry: the full one, else the tag.
+fn name_of(entry: &Descriptor) -> Option<String> {
+    let annotations = &entry.annotations;
+    annotations.get(IMAGE_NAME).or_else(|| annotations.get(REF_NAME)).cloned()
+}
+
+/// Lists what there is, for messages.
+fn shown_names(entries: &[Descriptor]) -> Vec<String> {
+    let mut out: Vec<String> = Vec::new();
+    for entry in entries.iter().filter(|entry| !entry.is_attestation()) {
+        let tag = entry.annotations.get(REF_NAME).cloned();
+        let name = tag.or_else(|| name_of(entry)).unwrap_or_else(|| entry.digest.to_string());
+        if !out.contains(&name) {
+            out.push(name);
+        }
+    }
+    out
+}
+
+/// Gives the entry of index.json for an image under a name. (BuildKit and containerd write both.)
+pub(super) fn named_entry(root: &Descriptor, name: Option<&Reference>) -> Descriptor {
+    let mut entry = root.clone();
+    entry.annotations.remove(REF_NAME);
+    entry.annotations.remove(IMAGE_NAME);
+    entry.data = None;
+    let Some(name) = name else { return entry };
+    if let Some(tag) = &name.tag {
+        entry.annotations.insert(REF_NAME.to_owned(), tag.clone());
+    }
+    let mut full = name.clone();
+    // With a tag, the digest says nothing that the entry does not.
+    if full.tag.is_some() {
+        full.digest = None;
+    }
+    entry.annotations.insert(IMAGE_NAME.to_owned(), full.to_string());
+    entry
+}
+
+/// A layout directory that is written to.
+pub struct LayoutSink {
+    path: PathBuf,
+    /// The directory, locked shared while this writer is at work.
+    dir: File,
+}
+
+impl LayoutSink {
+    /// Opens a layout for writing, and makes it when there is nothing or an empty directory. A
+    /// directory that holds something else is left as it is.
+    pub fn create(path: &Path) -> Result<LayoutSink> {
+        match fs::read_dir(path) {
+            Ok(entries) => {
+                let is_layout =
+                    path.join("oci-layout").exists() || path.join("index.json").exists();
+                // What another writer, or a killed one, has begun is no layout yet.
+                let ours = |name: &[u8]| name == b"blobs" || name.starts_with(TEMPORARY.as_bytes());
+                let foreign =
+                    entries.flatten().any(|entry| !ours(entry.file_name().as_encoded_bytes()));
+                if foreign && !is_layout {
+                    return Err(Error::Occupied { path: path.to_owned() });
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io_error("open", path)(error)),
+        }
+        let blobs = path.join("blobs/sha256");
+        fs::create_dir_all(&blobs).map_err(io_error("create", &blobs))?;
+        let dir = File::open(path).map_err(io_error("open", path))?;
+        // Where nobody else is at work, what is half done is nobody's. File systems without locks
+        // (some network ones) just do not get swept.
+        if dir.try_lock().is_ok() {
+            sweep(path);
+            sweep(&blobs);
+            let _ = dir.unlock();
+        }
+        let _ = dir.lock_shared();
+        let sink = LayoutSink { path: path.to_owned(), dir };
+        if !path.join("oci-layout").exists() {
+            sink.mark()?;
+        }
+        if let Some(bytes) = read_file(&Directory { path: path.to_owned() }, "oci-layout")? {
+            check_version(&bytes, &path.display().to_string())?;
+        }
+        // Told now and not after an hour of building.
+        sink.read_index()?;
+        Ok(sink)
+    }
+
+    fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.path.join(blob_name(digest))
+    }
+
+    fn temporary(&self, dir: &Path) -> Result<NamedTempFile> {
+        tempfile::Builder::new()
+            .prefix(TEMPORARY)
+            .tempfile_in(dir)
+            .map_err(io_error("create a file in", dir))
+    }
+
+    /// Gives a finished file its name. Layouts are for other tools and users to read, whatever the
+    /// umask.
+    fn install(&self, file: NamedTempFile, path: &Path) -> Result<()> {
+        file.as_file()
+            .set_permissions(Permissions::from_mode(0o644))
+            .map_err(io_error("set the mode of", file.path()))?;
+        file.persist(path).map_err(|error| io_error("rename a file to", path)(error.error))?;
+        Ok(())
+    }
+
+    /// Makes `oci-layout`. One that another writer has just made must stay: locks are on it.
+    fn mark(&self) -> Result<()> {
+        let path = self.path.join("oci-layout");
+        let mut file = self.temporary(&self.path)?;
+        file.write_all(OCI_LAYOUT)
+            .and_then(|()| file.as_file().set_permissions(Permissions::from_mode(0o644)))
+            .map_err(io_error("write", &path))?;
+        match file.persist_noclobber(&path) {
+            Ok(_) => Ok(()),
+            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(io_error("create", &path)(error.error)),
+        }
+    }
+
+    /// Writes a file of the layout whole or not at all.
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let path = self.path.join(name);
+        let dir = path.parent().unwrap_or(&self.path);
+        let mut file = self.temporary(dir)?;
+        file.write_all(bytes).map_err(io_error("write", &path))?;
+        self.install(file, &path)
+    }
+
+    /// Reads index.json, as a value, so that what we do not know in it stays.
+    fn read_index(&self) -> Result<Value> {
+        let place = self.path.display().to_string();
+        let files = Directory { path: self.path.clone() };
+        let Some(bytes) = read_file(&files, "index.json")? else {
+            return Ok(serde_json::to_value(Index::new(Vec::new())).unwrap_or_default());
+        };
+        let document = Document::parse(&bytes, "").map_err(|source| Error::Document {
+            place: place.clone(),
+            what: "index.json".to_owned(),
+            source,
+        })?;
+        if !matches!(document, Document::Index(_)) {
+            return Err(Error::Damaged { place, reason: "index.json is no index".to_owned() });
+        }
+        serde_json::from_slice(&bytes).map_err(|source| Error::Json {
+            place,
+            what: "index.json".to_owned(),
+            source,
+        })
+    }
+
+    /// Puts entries into index.json and gives those that they replace.
+    fn change_index(&self, new: &[Descriptor]) -> Result<Vec<Descriptor>> {
+        let mut index = self.read_index()?;
+        let mut replaced = Vec::new();
+        let list = match index.get_mut("manifests") {
+            Some(Value::Array(list)) => list,
+            _ => {
+                index["manifests"] = Value::Array(Vec::new());
+                match index.get_mut("manifests") {
+                    Some(Value::Array(list)) => list,
+                    _ => return Ok(replaced),
+                }
+            }
+        };
+        list.retain(|value| {
+            let Ok(old) = serde_json::from_value::<Descriptor>(value.clone()) else { return true };
+            let same = new.iter().any(|new| same_name(&old, new));
+            if same {
+                replaced.push(old);
+            }
+            !same
+        });
+        for entry in new {
+            list.push(serde_json::to_value(entry).unwrap_or_default());
+        }
+        self.write("index.json", &canonical::to_vec(&index))?;
+        Ok(replaced)
+    }
+
+    /// Removes the blobs that only replaced entries needed, unless another writer is at work, who
+    /// may count on them.
+    fn collect(&self, replaced: &[Descriptor]) -> Result<()> {
+        let index = self.read_index()?;
+        let Ok(index) = serde_json::from_value::<Index>(index) else { return Ok(()) };
+        let kept: BTreeSet<Digest> = index.manifests.iter().map(|entry| entry.digest).collect();
+        if replaced.iter().all(|old| kept.contains(&old.digest)) || self.dir.try_lock().is_err() {
+            return Ok(());
+        }
+        let mut live = BTreeSet::new();
+        for entry in &index.manifests {
+            // What cannot be walked may need anything.
+            if !self.reach(entry, &mut live, 0) {
+                return Ok(());
+            }
+        }
+        let mut dead = BTreeSet::new();
+        for entry in replaced {
+            self.reach(entry, &mut dead, 0);
+        }
+        for digest in dead.difference(&live) {
+            let _ = fs::remove_file(self.blob_path(digest));
+        }
+        Ok(())
+    }
+
+    /// Adds all that a descriptor leads to; says whether all of it could be walked.
+    fn reach(&self, descriptor: &Descriptor, seen: &mut BTreeSet<Digest>, depth: usize) -> bool {
+        if !seen.insert(descriptor.digest) {
+            return true;
+        }
+        if !descriptor.is_index() && !descriptor.is_manifest() && !descriptor.media_type.is_empty()
+        {
+            return true;
+        }
+        let files = Directory { path: self.path.clone() };
+        let Ok(Some(bytes)) = read_file(&files, &blob_name(&descriptor.digest)) else {
+            return false;
+        };
+        match Document::parse(&bytes, &descriptor.media_type) {
+            Ok(Document::Manifest(manifest)) => {
+                seen.insert(manifest.config.digest);
+                seen.extend(manifest.layers.iter().map(|layer| layer.digest));
+                true
+            }
+            Ok(Document::Index(index)) if depth < MAX_DEPTH => {
+                index.manifests.iter().all(|child| self.reach(child, seen, depth + 1))
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Sink for LayoutSink {
+    fn has_blob(&self, descriptor: &Descriptor) -> Result<bool> {
+        let meta = fs::metadata(self.blob_path(&descriptor.digest));
+        Ok(meta.is_ok_and(|meta| meta.is_file() && meta.len() == descriptor.size))
+    }
+
+    fn put_blob(&self, descriptor: &Descriptor, open: &mut OpenBlob<'_>) -> Result<()> {
+        let path = self.blob_path(&descriptor.digest);
+        let dir = self.path.join("blobs/sha256");
+        let mut file = self.temporary(&dir)?;
+        let place = path.display().to_string();
+        let mut reader = Verified::new(open()?, descriptor, &place);
+        pump(&mut reader, &mut file, &place, "content", &mut |_| {}).map_err(
+            |error| match error {
+                PumpError::Read(error) => error,
+                PumpError::Write(source) => io_error("write", &path)(source),
+            },
+        )?;
+        self.install(file, &path)
+    }
+
+    /// Takes over a file: by reflink where the file system can, by a hard link where it is the same
+    /// file system, else by copying.
+    fn put_blob_file(&self, descriptor: &Descriptor, source: &Path) -> Result<bool> {
+        let path = self.blob_path(&descriptor.digest);
+        let dir = self.path.join("blobs/sha256");
+        let from = File::open(source).map_err(io_error("open", source))?;
+        let mut file = self.temporary(&dir)?;
+        if crate::sys::dir::reflink(from.as_fd(), file.as_file().as_fd()).is_ok() {
+            return self.install(file, &path).map(|()| true);
+        }
+        let link = dir.join(format!("{TEMPORARY}link-{}", descriptor.digest.hex()));
+        if fs::hard_link(source, &link).is_ok() {
+            let renamed = fs::rename(&link, &path).map_err(io_error("rename a file to", &path));
+            if renamed.is_err() {
+                let _ = fs::remove_file(&link);
+            }
+            return renamed.map(|()| true);
+        }
+        let mut from = from;
+        // std copies within the kernel where it can.
+        let copied = io::copy(&mut from, file.as_file_mut()).map_err(io_error("write", &path))?;
+        if copied != descriptor.size {
+            return Err(Error::Size {
+                place: source.display().to_string(),
+                digest: descriptor.digest,
+                expected: descriptor.size,
+                found: copied,
+            });
+        }
+        self.install(file, &path).map(|()| true)
+    }
+
+    fn put_manifest(&self, descriptor: &Descriptor, bytes: &[u8]) -> Result<()> {
+        if self.has_blob(descriptor)? {
+            return Ok(());
+        }
+        self.put_blob(descriptor, &mut || Ok(Box::new(io::Cursor::new(bytes.to_vec()))))
+    }
+
+    fn finish(&self, root: &Descriptor, bytes: &[u8], names: &[Reference]) -> Result<()> {
+        self.put_manifest(root, bytes)?;
+        let entries: Vec<Descriptor> = if names.is_empty() {
+            vec![named_entry(root, None)]
+        } else {
+            names.iter().map(|name| named_entry(root, Some(name))).collect()
+        };
+        let marker = self.path.join("oci-layout");
+        let turn = File::open(&marker).map_err(io_error("open", &marker))?;
+        let _ = turn.lock();
+        let replaced = self.change_index(&entries)?;
+        self.collect(&replaced)
+    }
+}
+
+/// Tells whether a new entry takes the place of an old one: the same full name; where one has none,
+/// the same tag; or both have no name at all.
+fn same_name(old: &Descriptor, new: &Descriptor) -> bool {
+    let image = |entry: &Descriptor| entry.annotations.get(IMAGE_NAME).cloned();
+    let tag = |entry: &Descriptor| entry.annotations.get(REF_NAME).cloned();
+    match (image(old), image(new)) {
+        (Some(old), Some(new)) => {
+            let full = |text: &str| text.parse::<Reference>().ok().map(Reference::with_default_tag);
+            old == new || full(&old).is_some() && full(&old) == full(&new)
+        }
+        (None, _) => match tag(old) {
+            Some(old) => tag(new) == Some(old.clone()) || image(new) == Some(old),
+            None => tag(new).is_none() && image(new).is_none(),
+        },
+        (Some(_), None) => tag(new).is_some() && tag(old) == tag(new),
+    }
+}
+
+/// Removes what killed writers left.
+fn sweep(dir: &Path) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        if entry.file_name().as_encoded_bytes().starts_with(TEMPORARY.as_bytes()) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Adds what was attempted to an [`io::Error`].
+pub(super) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Io { action, path, source }
+}

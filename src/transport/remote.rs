@@ -1,0 +1,126 @@
+//! Registries as source and sink.
+
+use std::io::Read;
+
+use super::error::{Error, Result};
+use super::{OpenBlob, Sink, Source};
+use crate::oci::{Descriptor, Reference};
+use crate::registry::Client;
+
+/// An image of a registry.
+pub struct RegistrySource {
+    client: Client,
+    reference: Reference,
+}
+
+/// A repository that an image is pushed to.
+pub struct RegistrySink {
+    client: Client,
+    repository: Reference,
+    mount_from: Option<String>,
+}
+
+impl RegistrySource {
+    /// Names an image. Nobody is asked yet.
+    pub fn new(client: Client, reference: Reference) -> RegistrySource {
+        RegistrySource { client, reference: reference.with_default_tag() }
+    }
+}
+
+impl Source for RegistrySource {
+    fn root(&self) -> Result<(Descriptor, Vec<u8>)> {
+        Ok(self.client.resolve(&self.reference)?)
+    }
+
+    fn manifest(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
+        Ok(self.client.manifest(&self.reference, &descriptor.digest)?)
+    }
+
+    fn blob(&self, descriptor: &Descriptor) -> Result<Box<dyn Read + Send>> {
+        Ok(Box::new(self.client.blob(&self.reference, descriptor, 0)?))
+    }
+
+    fn describe(&self) -> String {
+        self.reference.to_string()
+    }
+}
+
+impl RegistrySink {
+    /// Names a repository; tag and digest of the reference do not count.
+    pub fn new(client: Client, repository: Reference) -> RegistrySink {
+        RegistrySink { client, repository, mount_from: None }
+    }
+
+    /// Asks the registry to take blobs from another repository of its own before they are sent.
+    #[must_use]
+    pub fn with_mount_from(mut self, repository: &Reference) -> RegistrySink {
+        if repository.registry == self.repository.registry
+            && repository.repository != self.repository.repository
+        {
+            self.mount_from = Some(repository.repository.clone());
+        }
+        self
+    }
+}
+
+impl Sink for RegistrySink {
+    fn has_blob(&self, descriptor: &Descriptor) -> Result<bool> {
+        Ok(self.client.has_blob(&self.repository, &descriptor.digest)?)
+    }
+
+    fn put_blob(&self, descriptor: &Descriptor, open: &mut OpenBlob<'_>) -> Result<()> {
+        let mut failure = None;
+        let mut open = || {
+            open().map_err(|error| {
+                let text = error.to_string();
+                failure = Some(error);
+                std::io::Error::other(text)
+            })
+        };
+        let pushed = self.client.push_blob(
+            &self.repository,
+            descriptor,
+            self.mount_from.as_deref(),
+            &mut open,
+        );
+        match (pushed, failure) {
+            (Ok(_), _) => Ok(()),
+            (Err(_), Some(error)) => Err(error),
+            // A verifying reader that failed in the middle says why.
+            (Err(crate::registry::Error::Input { what, source }), None) => {
+                Err(super::blob::read_error(&self.repository.name(), &what, source))
+            }
+            (Err(error), None) => Err(Error::Registry(error)),
+        }
+    }
+
+    fn put_manifest(&self, descriptor: &Descriptor, bytes: &[u8]) -> Result<()> {
+        let name = descriptor.digest.to_string();
+        self.client.push_manifest(&self.repository, &name, &descriptor.media_type, bytes)?;
+        Ok(())
+    }
+
+    /// Pushes the root under the tag of each name, or under its digest when there is no tag.
+    fn finish(&self, root: &Descriptor, bytes: &[u8], names: &[Reference]) -> Result<()> {
+        let mut tags: Vec<String> = Vec::new();
+        for name in names {
+            if name.registry != self.repository.registry
+                || name.repository != self.repository.repository
+            {
+                return Err(Error::Unsupported {
+                    form: "a push",
+                    what: format!("the name {name} of another repository"),
+                    instead: "push to each repository by itself",
+                });
+            }
+            tags.extend(name.tag.clone());
+        }
+        if tags.is_empty() {
+            return self.put_manifest(root, bytes);
+        }
+        for tag in tags {
+            self.client.push_manifest(&self.repository, &tag, &root.media_type, bytes)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,84 @@
+//! Chooses the image for a platform out of an index.
+
+use super::Source;
+use super::copy::read_small;
+use super::error::{Error, Result};
+use crate::oci::manifest::MAX_DEPTH;
+use crate::oci::{Descriptor, Document, ImageConfig, Index, Platform, media_type};
+
+/// Gives the images of an index, those of nested indexes included, each with its platform.
+/// Attestations and other artifacts are left out. Where an entry does not say its platform, the
+/// image's config does.
+pub fn children(source: &dyn Source, index: &Index) -> Result<Vec<Descriptor>> {
+    let mut out = Vec::new();
+    collect(source, index, 0, &mut out)?;
+    Ok(out)
+}
+
+/// Chooses the image that suits a platform best; of equal ones the first. See [`Platform::rank`].
+pub fn select_platform(source: &dyn Source, index: &Index, want: &Platform) -> Result<Descriptor> {
+    let images = children(source, index)?;
+    let best = images
+        .iter()
+        .filter_map(|image| Some((want.rank(image.platform.as_ref()?)?, image)))
+        .min_by_key(|(rank, _)| *rank);
+    if let Some((_, image)) = best {
+        return Ok(image.clone());
+    }
+    let mut there: Vec<String> = Vec::new();
+    for platform in images.iter().filter_map(|image| image.platform.as_ref()) {
+        let shown = platform.clone().normalized().format_all();
+        if !there.contains(&shown) {
+            there.push(shown);
+        }
+    }
+    Err(Error::NoPlatform { wanted: want.format_all(), there })
+}
+
+fn collect(
+    source: &dyn Source,
+    index: &Index,
+    depth: usize,
+    out: &mut Vec<Descriptor>,
+) -> Result<()> {
+    if depth > MAX_DEPTH {
+        return Err(Error::TooDeep { place: source.describe() });
+    }
+    for entry in &index.manifests {
+        let no_image = !entry.media_type.is_empty()
+            && !media_type::is_index(&entry.media_type)
+            && !media_type::is_manifest(&entry.media_type);
+        if no_image || entry.is_attestation() {
+            continue;
+        }
+        let said = entry
+            .platform
+            .as_ref()
+            .filter(|platform| !platform.os.is_empty() && !platform.architecture.is_empty());
+        if said.is_some() && !entry.is_index() {
+            out.push(entry.clone());
+            continue;
+        }
+        let bytes = source.manifest(entry)?;
+        let document =
+            Document::parse(&bytes, &entry.media_type).map_err(|error| Error::Document {
+                place: source.describe(),
+                what: entry.digest.to_string(),
+                source: error,
+            })?;
+        match document {
+            Document::Index(nested) => collect(source, &nested, depth + 1, out)?,
+            Document::Manifest(manifest) if manifest.is_image() => {
+                let config = read_small(source, &manifest.config)?;
+                let config = ImageConfig::parse(&config).map_err(|error| Error::Json {
+                    place: source.describe(),
+                    what: format!("config {}", manifest.config.digest),
+                    source: error,
+                })?;
+                out.push(entry.clone().with_platform(config.platform()));
+            }
+            Document::Manifest(_) => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,144 @@
+//! The main job: the demo, a real distribution, and our own image.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::support::layout::Layout;
+use crate::support::{TestEnv, cache, skip};
+
+fn repository() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Copies a directory of testdata to where the story's user can read it.
+fn context(env: &TestEnv, name: &str) {
+    let status = Command::new("cp")
+        .args(["-rT", "--no-preserve=all"])
+        .arg(repository().join("testdata").join(name))
+        .arg(env.context())
+        .status()
+        .expect("cp is everywhere");
+    assert!(status.success());
+}
+
+story!(demo_for_three_platforms : root user single, |env| {
+    need_emulation!();
+    context(env, "demo");
+    let layout = env.build(["--platform", "linux/amd64,linux/arm64,linux/arm/v7", "--build-arg", "REVISION=abc", "-t", "demo:1"]);
+    assert_eq!(layout.platforms(), ["linux/amd64", "linux/arm64", "linux/arm/v7"]);
+    for (platform, machine) in [("linux/amd64", "amd64 runs as x86_64"), ("linux/arm64", "arm64 runs as aarch64"), ("linux/arm/v7", "armv7 runs as armv")] {
+        let image = layout.platform(platform);
+        assert!(image.text("srv/www/machine.txt").starts_with(machine), "{}", image.text("srv/www/machine.txt"));
+        assert!(image.text("srv/www/index.html").contains(&format!("lapstrake demo for {platform}")));
+        assert_eq!(image.runtime("User"), "site");
+        assert_eq!(image.runtime("Healthcheck")["Test"][0], "CMD-SHELL");
+        assert_eq!(image.runtime("Labels")["org.opencontainers.image.revision"], "abc");
+        assert_eq!(image.file("usr/local/bin/serve").mode, 0o755);
+        assert_eq!(image.file("srv/www/index.html").uid, 1000);
+    }
+});
+
+/// As `scripts/machine-secrets` says, with the files readable by the user.
+fn machine_secrets(env: &TestEnv) -> Vec<String> {
+    let dir = env.path("secrets");
+    let output = Command::new(repository().join("scripts/machine-secrets"))
+        .arg(&dir)
+        .output()
+        .expect("it is a script");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let _ = Command::new("chmod").args(["-R", "a+rX"]).arg(&dir).status();
+    String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+}
+
+fn debian(env: &TestEnv, platforms: &str) -> Option<Layout> {
+    let base = cache().join("debian");
+    if !base.join("index.json").exists() {
+        skip("debian", "no base image; scripts/base-images debian makes it");
+        return None;
+    }
+    context(env, "debian");
+    let mut args = vec![
+        "--platform".to_owned(),
+        platforms.to_owned(),
+        "--build-arg".to_owned(),
+        "BASE=debianbase".to_owned(),
+        "--build-context".to_owned(),
+        format!("debianbase=oci-layout://{}:bookworm", base.display()),
+    ];
+    args.extend(machine_secrets(env));
+    Some(env.build(args))
+}
+
+fn check_debian(layout: &Layout) {
+    for platform in layout.platforms() {
+        let image = layout.platform(&platform);
+        assert_eq!(image.file("srv/app").line(), "d2750 4242:33 srv/app");
+        let capability = |path: &str| {
+            image.file(path).xattrs.get("security.capability").map(|value| value[..8].to_vec())
+        };
+        assert_eq!(capability("srv/app/ping"), Some(vec![1, 0, 0, 2, 0, 0x20, 0, 0]));
+        assert_eq!(capability("usr/bin/ping").map(|value| value[3]), Some(2), "version 2");
+        assert_eq!(
+            image.below("srv/replace"),
+            [
+                "dir",
+                "dir/new",
+                "file-to-dir",
+                "file-to-dir/z",
+                "to-dir",
+                "to-dir/y",
+                "to-file",
+                "to-link"
+            ]
+        );
+        assert_eq!(image.below("var/lib/apt/lists"), Vec::<String>::new());
+        for trace in ["etc/pip.conf", "run/build-ca.crt", "etc/apt/apt.conf.d/99build-machine"] {
+            assert!(!image.has(trace), "{trace}");
+        }
+        assert!(image.file("etc/shadow").gid == 42, "{}", image.file("etc/shadow").line());
+    }
+}
+
+story!(debian_with_packages_for_two_platforms : root user, |env| {
+    need_emulation!();
+    if std::env::var_os("LAPSTRAKE_TEST_DEBIAN").is_none() {
+        skip("debian-two-platforms", "takes minutes; LAPSTRAKE_TEST_DEBIAN=1 asks for it");
+        return;
+    }
+    if let Some(layout) = debian(env, "linux/amd64,linux/arm64") {
+        check_debian(&layout);
+    }
+});
+
+story!(debian_with_packages : root user, |env| {
+    if let Some(layout) = debian(env, crate::support::host_platform()) {
+        check_debian(&layout);
+    }
+});
+
+story!(own_image_runs_from_scratch : root, |env| {
+    need_emulation!();
+    need_tool!("unshare");
+    let binary = std::env::var("LAPSTRAKE_TEST_RELEASE").unwrap_or_default();
+    if !Path::new(&binary).is_file() {
+        skip("release", "LAPSTRAKE_TEST_RELEASE names no release binary; scripts/test sets it");
+        return;
+    }
+    let out = env.path("self");
+    env.command(repository().join("scripts/self")).args([out.as_os_str()]).args([&binary]).ok();
+    let image = Layout::open(&out).only();
+    assert!(image.has("usr/bin/lapstrake") && image.has("usr/bin/qemu-arm-static") && image.has("etc/ssl/certs/ca-certificates.crt"));
+    assert_eq!(image.file("tmp").mode, 0o1777);
+    // The binary runs where there is nothing else, and builds itself anew there.
+    let root = env.path("rootfs");
+    env.write("Dockerfile", format!("FROM oci:{}\n", out.display()));
+    env.build_command(["-o", &format!("type=local,dest={}", root.display())]).ok();
+    std::fs::create_dir_all(root.join("work/context")).expect("it is ours");
+    std::fs::write(root.join("work/context/Dockerfile"), "FROM scratch\nCOPY Dockerfile /\n").expect("it is ours");
+    let inside = env
+        .command("chroot")
+        .args([&root])
+        .args(["/usr/bin/lapstrake", "build", "--root", "/var/lib/lapstrake", "-o", "/work/out", "/work/context"])
+        .ok();
+    assert!(Layout::open(&root.join("work/out")).only().has("Dockerfile"), "{}", inside.stderr);
+});

@@ -1,0 +1,48 @@
+//! End-to-end stories: each builds something real and reads the result back, as root and as unprivileged users.
+//!
+//! What can be tested lower is tested lower. A story's name says what it guards; where it guards a trap that other
+//! builders fell into, its comment names their case. `scripts/test` makes the users and base images.
+
+#[path = "../support/mod.rs"]
+#[macro_use]
+mod support;
+
+/// Which builds need no privilege at all.
+mod unprivileged;
+
+/// ADD, and archives in the context.
+mod add;
+/// Cache: what hits, what misses, what resumes.
+mod cache;
+/// The other subcommands.
+mod commands;
+/// ENTRYPOINT, USER, LABEL and the rest of the config and history.
+mod config;
+/// COPY into, from and through everything.
+mod copy;
+/// Diagnostics and exit codes.
+mod errors;
+/// FROM in all its forms.
+mod from;
+/// The harness itself.
+mod harness;
+/// .dockerignore.
+mod ignore;
+/// The main job: demo, Debian, our own image.
+mod jobs;
+/// Whiteouts, hard links, devices, many layers, compression.
+mod layers;
+/// RUN --mount.
+mod mounts;
+/// -o in all its forms.
+mod output;
+/// Several platforms and emulation.
+mod platform;
+/// Registries: pull and push.
+mod registry;
+/// Same inputs, same bytes.
+mod reproducible;
+/// What a RUN sees, and what it leaves.
+mod run;
+/// ENV and ARG.
+mod variables;

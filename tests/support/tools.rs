@@ -1,0 +1,165 @@
+//! Other people's programs as independent readers and takers of what lapstrake writes.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Runs a command as this process's user and expects success.
+#[track_caller]
+pub fn tool(program: &str, args: &[&str]) -> String {
+    let output = try_tool(program, args);
+    assert!(
+        output.status.success(),
+        "{program} {args:?}: {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Runs a command as this process's user.
+pub fn try_tool(program: &str, args: &[&str]) -> Output {
+    Command::new(program)
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("{program}: {error}"))
+}
+
+/// `skopeo inspect --raw` as JSON.
+#[track_caller]
+pub fn skopeo_raw(image: &str) -> Value {
+    serde_json::from_str(&tool("skopeo", &["inspect", "--tls-verify=false", "--raw", image]))
+        .expect("skopeo prints JSON")
+}
+
+/// docker-registry from apt on a free port of the loopback interface, killed when dropped.
+pub struct Registry {
+    child: Child,
+    /// `127.0.0.1:PORT`.
+    pub host: String,
+    /// Its certificate authority, if it speaks TLS.
+    pub ca: Option<PathBuf>,
+    dir: tempfile::TempDir,
+}
+
+/// An address of this machine that is not loopback; loopback if there is no other.
+pub fn own_address() -> String {
+    let all = tool("hostname", &["-I"]);
+    all.split_whitespace().find(|word| word.contains('.')).unwrap_or("127.0.0.1").to_owned()
+}
+
+/// How a registry is to be run.
+#[derive(Clone, Copy, Default)]
+pub struct RegistryOptions {
+    /// With TLS and a certificate authority of its own.
+    pub tls: bool,
+    /// User `alice`, password `secret`.
+    pub auth: bool,
+}
+
+impl Registry {
+    /// Starts it and waits until it answers.
+    pub fn start(options: RegistryOptions) -> Self {
+        let dir = tempfile::tempdir().expect("the temporary directory is writable");
+        let port = TcpListener::bind("127.0.0.1:0")
+            .expect("loopback works")
+            .local_addr()
+            .expect("it is bound")
+            .port();
+        // Certificates of loopback registries are not checked, as with Docker; so TLS gets a real address.
+        let address = if options.tls { own_address() } else { "127.0.0.1".to_owned() };
+        let host = format!("{address}:{port}");
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        let mut config = format!(
+            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\nhttp:\n  addr: {host}\n",
+            path("data")
+        );
+        let mut ca = None;
+        if options.tls {
+            tool(
+                "openssl",
+                &[
+                    "req",
+                    "-x509",
+                    "-newkey",
+                    "rsa:2048",
+                    "-nodes",
+                    "-days",
+                    "2",
+                    "-subj",
+                    "/CN=lapstrake test",
+                    "-addext",
+                    &format!("subjectAltName=IP:{address}"),
+                    "-keyout",
+                    &path("key.pem"),
+                    "-out",
+                    &path("cert.pem"),
+                ],
+            );
+            config.push_str(&format!(
+                "  tls:\n    certificate: {}\n    key: {}\n",
+                path("cert.pem"),
+                path("key.pem")
+            ));
+            let _ = tool("chmod", &["a+rx", &dir.path().display().to_string()]);
+            let _ = tool("chmod", &["a+r", &path("cert.pem")]);
+            ca = Some(dir.path().join("cert.pem"));
+        }
+        if options.auth {
+            // bcrypt of "secret", cost 5: the only scheme that it reads, and no htpasswd needed here.
+            fs::write(dir.path().join("htpasswd"), format!("alice:{BCRYPT_SECRET}\n"))
+                .expect("it was just made");
+            config.push_str(&format!(
+                "auth:\n  htpasswd:\n    realm: test\n    path: {}\n",
+                path("htpasswd")
+            ));
+        }
+        fs::write(dir.path().join("config.yml"), config).expect("it was just made");
+        let log = fs::File::create(dir.path().join("log")).expect("it was just made");
+        let child = Command::new("docker-registry")
+            .args(["serve", &path("config.yml")])
+            .env("OTEL_TRACES_EXPORTER", "none")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::from(log))
+            .spawn()
+            .expect("docker-registry starts");
+        let registry = Registry { child, host, ca, dir };
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while TcpStream::connect(&registry.host).is_err() {
+            assert!(
+                Instant::now() < deadline,
+                "docker-registry does not listen: {}",
+                registry.log()
+            );
+            std::thread::yield_now();
+        }
+        registry
+    }
+
+    /// What it logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// Its data directory.
+    pub fn data(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// bcrypt of `secret`.
+const BCRYPT_SECRET: &str = "$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a";
