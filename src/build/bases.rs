@@ -12,8 +12,8 @@ use crate::graph::{BaseImage, ResolveError, ResolveExit, Resolved, Resolver};
 use crate::oci::{
     Descriptor, Digest, ImageConfig, Index, Manifest, Platform, Reference, media_type,
 };
-use crate::registry::Client;
 use crate::store::Store;
+use crate::transport::Client;
 use crate::transport::{self, ImageName, Source};
 
 use super::BaseSource;
@@ -107,7 +107,7 @@ impl<'a> Bases<'a> {
         })?;
         match parsed {
             ImageName::Store(reference) => self.by_reference(&reference),
-            ImageName::Registry(reference) => self.from_registry(&reference),
+            ImageName::Registry(reference) => self.remote(&reference),
             local => {
                 let local = local.relative_to(&self.cwd);
                 let source = transport::open_source(&local, self.store, &self.client)
@@ -119,7 +119,7 @@ impl<'a> Bases<'a> {
 
     fn by_reference(&self, reference: &Reference) -> Result<Root, ResolveError> {
         let reference = reference.clone().with_default_tag();
-        let stored = || self.from_store(&reference);
+        let stored = || self.stored(&reference);
         let never = self.offline || self.pull == Pull::Never;
         match (never, self.pull) {
             (true, _) => stored().ok_or_else(|| {
@@ -135,10 +135,10 @@ impl<'a> Bases<'a> {
             }),
             (false, Pull::Missing | Pull::Never) => match stored() {
                 Some(root) => Ok(root),
-                None => self.from_registry(&reference),
+                None => self.remote(&reference),
             },
-            (false, Pull::Always) => self.from_registry(&reference),
-            (false, Pull::Newer) => match (self.from_registry(&reference), stored()) {
+            (false, Pull::Always) => self.remote(&reference),
+            (false, Pull::Newer) => match (self.remote(&reference), stored()) {
                 (Ok(root), _) | (Err(_), Some(root)) => Ok(root),
                 (Err(error), None) => Err(error),
             },
@@ -147,14 +147,14 @@ impl<'a> Bases<'a> {
 
     /// Opens an image of the store. What of it was never fetched (other platforms, layers that no
     /// build needed) comes from its registry, by digest, where that may be asked.
-    fn from_store(&self, reference: &Reference) -> Option<Root> {
+    fn stored(&self, reference: &Reference) -> Option<Root> {
         let stored = transport::store_source(self.store, reference)?;
         let ask = !self.offline && self.pull != Pull::Never;
         let registry = ask.then(|| transport::registry_source(&self.client, reference));
         rooted(Arc::new(Backed { stored, registry })).ok()
     }
 
-    fn from_registry(&self, reference: &Reference) -> Result<Root, ResolveError> {
+    fn remote(&self, reference: &Reference) -> Result<Root, ResolveError> {
         let reference = reference.clone().with_default_tag();
         if self.offline {
             return Err(ResolveError {
@@ -368,7 +368,7 @@ impl Resolver for Bases<'_> {
                 Ok(Some(Resolved::Scratch))
             }
             NamedSource::Image(name) => {
-                self.resolve(&name, platform).map(Resolved::Image).map(Some)
+                self.resolve(&name, platform).map(Box::new).map(Resolved::Image).map(Some)
             }
         }
     }

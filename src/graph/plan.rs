@@ -96,6 +96,9 @@ pub(super) struct Prepared {
     pub triggers: Vec<Instruction>,
 }
 
+/// What makes two nodes one: operation, parent, inputs, platform, `--no-cache`.
+type Signature = (Op, Option<NodeId>, Vec<NodeId>, Platform, bool);
+
 pub(super) struct Planner<'a> {
     pub dockerfile: &'a Dockerfile,
     pub stages: Vec<Stage<'a>>,
@@ -107,7 +110,7 @@ pub(super) struct Planner<'a> {
     /// Several were.
     pub multi: bool,
     pub graph: Graph,
-    known: HashMap<(Op, Option<NodeId>, Vec<NodeId>, Platform, bool), NodeId>,
+    known: HashMap<Signature, NodeId>,
     images: HashMap<(String, Platform), Rc<Found>>,
 }
 
@@ -417,7 +420,7 @@ impl<'a> Planner<'a> {
         }
         let found = match self.resolver.named_context(name, platform) {
             Ok(None) => return Ok(None),
-            Ok(Some(Resolved::Image(image))) => Found::Image(self.add_image(image)),
+            Ok(Some(Resolved::Image(image))) => Found::Image(self.add_image(*image)),
             Ok(Some(Resolved::Directory(context))) => Found::Directory(context),
             Ok(Some(Resolved::Scratch)) => Found::Scratch,
             Err(error) => return Err(resolve_failure(name, error, span)),

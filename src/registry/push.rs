@@ -26,7 +26,7 @@ pub enum Pushed {
 }
 
 /// Opens the content of a blob anew for each attempt.
-pub type Open<'a> = dyn FnMut() -> io::Result<Box<dyn Read + Send>> + 'a;
+pub type Open<'a> = dyn FnMut() -> io::Result<Box<dyn Read + Send + 'a>> + 'a;
 
 /// An upload in progress.
 struct Session {
@@ -255,8 +255,8 @@ fn check_digest(response: &Response, expected: Digest, what: &str) -> Result<()>
 /// Counts content, and keeps the reason when it cannot be read, which would look like a broken
 /// connection. Content of another length than announced must not be sent: the registry would wait
 /// for the rest, or take what follows for the next request.
-struct Counted {
-    inner: Box<dyn Read + Send>,
+struct Counted<'a> {
+    inner: Box<dyn Read + Send + 'a>,
     count: u64,
     size: u64,
     error: Option<Failure>,
@@ -267,14 +267,14 @@ enum Failure {
     Size,
 }
 
-impl Counted {
+impl Counted<'_> {
     fn fail(&mut self, failure: Failure) -> io::Error {
         self.error = Some(failure);
         io::Error::other("content cannot be read")
     }
 }
 
-impl Read for Counted {
+impl Read for Counted<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self.inner.read(buffer) {
             Ok(count) => {

@@ -468,6 +468,21 @@ fn pushes_survive_failures() {
 }
 
 #[test]
+fn a_registry_may_work_on_an_upload_for_long() {
+    let registry = FakeRegistry::start();
+    // Longer than the time in which a download must move.
+    let late = Fault::Delay(Duration::from_millis(600));
+    registry.fail("PUT", "/uploads/", 0, 1, late.clone());
+    registry.fail("GET", "/manifests/", 0, 1, late);
+    push(&client(), &reference(&registry, ""), b"x", None).unwrap();
+    assert_eq!(registry.count("PUT", "/uploads/"), 1);
+    let (descriptor, _) = image(&registry);
+    assert_eq!(client().resolve(&reference(&registry, ":1")).unwrap().0, descriptor);
+    assert_eq!(registry.count("GET", "/manifests/"), 2);
+    clean(&registry);
+}
+
+#[test]
 fn a_token_that_ends_during_an_upload_is_renewed() {
     let registry = FakeRegistry::start();
     registry.access(Access::Bearer(None));

@@ -131,7 +131,7 @@ fn account_name(uid: u32) -> Option<String> {
 
 /// A forked process that waits outside of the namespace to write its map.
 pub(super) struct Writer {
-    pid: i32,
+    child: process::Child,
     go: File,
     answer: File,
 }
@@ -144,7 +144,7 @@ impl Writer {
         let target = std::process::id();
         let go_number = std::os::fd::AsRawFd::as_raw_fd(&go);
         let plan = plan.clone();
-        let pid = process::fork(cred::Namespaces::NONE, move || {
+        let child = process::fork(cred::Namespaces::NONE, move || {
             // Our copy of the writing end: without closing it, the end of the parent is not seen.
             drop(process::inherited_fd(go_number));
             let mut byte = [0u8];
@@ -157,7 +157,7 @@ impl Writer {
             };
             u8::from(tell.write_all(text.as_bytes()).is_err())
         })?;
-        Ok(Writer { pid, go, answer })
+        Ok(Writer { child, go, answer })
     }
 
     /// Lets it write the map of this process; gives why it could not.
@@ -167,7 +167,7 @@ impl Writer {
             drop(self.go);
             self.answer.read_to_string(&mut text)
         });
-        let _ = process::wait(self.pid);
+        let _ = self.child.wait();
         match told {
             Ok(_) if text == "ok" => Ok(()),
             Ok(_) if text.is_empty() => Err("the helper process died".into()),
@@ -179,7 +179,7 @@ impl Writer {
     /// Ends it without use.
     pub(super) fn dismiss(self) {
         drop(self.go);
-        let _ = process::wait(self.pid);
+        let _ = self.child.wait();
     }
 }
 

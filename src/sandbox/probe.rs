@@ -263,7 +263,7 @@ fn try_pid_namespace(checks: &mut Vec<Check>) -> bool {
         let proc = Fs::open("proc").and_then(|fs| fs.mount(Attrs::INERT));
         u8::from(proc.is_err())
     });
-    match forked.and_then(process::wait) {
+    match forked.and_then(|child| child.wait()) {
         Ok(ended) if ended.code == Some(0) => {
             checks.push(Check::ok("processes", "have a namespace and a /proc of their own"));
             true
@@ -292,7 +292,7 @@ fn try_pid_namespace(checks: &mut Vec<Check>) -> bool {
 
 fn try_network(checks: &mut Vec<Check>) {
     let done = process::fork(Namespaces::NET, || u8::from(cred::loopback_up().is_err()))
-        .and_then(process::wait);
+        .and_then(|child| child.wait());
     checks.push(match done {
         Ok(ended) if ended.code == Some(0) => {
             Check::ok("network namespace", "can be created (RUN --network=none)")

@@ -170,8 +170,11 @@ pub fn usage(store: &Store) -> Result<BTreeMap<Category, Amount>> {
 
 /// Removes cache that nobody used for long, as [`PruneOptions`] say.
 pub fn prune(store: &Store, options: &PruneOptions) -> Result<Pruned> {
-    // The process's own directory must exist before others are looked for, to be told apart.
-    store.tmp().path()?;
+    // The process's own directory must exist before others are looked for, to be told apart. On a
+    // full disk there may be no room for it.
+    store.with_reserve(|| store.tmp().path())?;
+    // Two pruners would only stumble over each other.
+    let _pruner = store.locks().short("prune")?;
     let alone = store.locks().alone()?;
     let mut pruned = Pruned { beside_builds: alone.is_none(), ..Pruned::default() };
     // Without builds, even files with times in the future may go.
@@ -208,6 +211,7 @@ pub fn prune(store: &Store, options: &PruneOptions) -> Result<Pruned> {
             }
         }
     }
+    store.restore_reserve();
     Ok(pruned)
 }
 

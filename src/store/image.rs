@@ -92,7 +92,9 @@ impl<'s> Images<'s> {
             return Ok(());
         }
         let path = self.store.layout().join("index.json");
-        self.store.write_whole(&path, &canonical::to_vec(&index))
+        let bytes = canonical::to_vec(&index);
+        // Without the reserve, nothing could be removed once the disk is full.
+        self.store.with_reserve(|| self.store.write_whole(&path, &bytes))
     }
 }
 

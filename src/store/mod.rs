@@ -9,6 +9,7 @@
 //! packs/         which blob a layer was packed into, by layer and packing parameters
 //! mounts/        cache mounts, by identity
 //! stat/          stat caches of contexts, by context directory
+//! reserve        room for the small writes without which nothing can be removed on a full disk
 //! locks/         lock files; a lock belongs to a process and dies with it
 //! tmp/           work in progress: one directory a process, swept when its process is gone
 //! ```
@@ -48,7 +49,7 @@ pub mod toc;
 pub mod tree;
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -71,6 +72,15 @@ pub use tree::Trees;
 
 /// The version of the shape on disk. A store of another version is not touched.
 const FORMAT: &str = "1";
+
+/// Files of the reserve: as many inodes as a prune takes, with one to spare.
+const RESERVES: u32 = 6;
+
+/// Bytes of each. Together an index.json of some 500 images.
+const RESERVE: usize = 40 * 1024;
+
+/// Lock files that must be there even when no file can be made any more.
+const LOCK_FILES: [&str; 4] = ["builds", "index", "prune", "trees"];
 
 /// What can go wrong with the store.
 #[derive(Debug, thiserror::Error)]
@@ -135,6 +145,13 @@ pub enum Error {
 }
 
 impl Error {
+    /// Says whether there is no room on the disk, or none left for this user.
+    pub fn is_full(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        let Error::Io { source, .. } = self else { return false };
+        matches!(source.kind(), StorageFull | QuotaExceeded)
+    }
+
     /// Says whether something was not there.
     fn is_not_found(&self) -> bool {
         matches!(self, Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
@@ -299,6 +316,37 @@ impl Store {
         self.inner.root.join(name)
     }
 
+    /// Tries something small. When the disk is full, gives up the reserve and tries again; later
+    /// calls restore it.
+    pub(crate) fn with_reserve<T>(&self, attempt: impl Fn() -> Result<T>) -> Result<T> {
+        let result = match attempt() {
+            Err(error) if error.is_full() && self.spend_reserve() => attempt(),
+            other => return other,
+        };
+        // Most likely in vain now; a store without a reserve works.
+        self.restore_reserve();
+        result
+    }
+
+    /// Makes the reserve anew if it is gone and there is room.
+    pub(crate) fn restore_reserve(&self) {
+        for number in 0..RESERVES {
+            let path = self.path(&format!("reserve/{number}"));
+            if !path.exists() && self.write_whole(&path, &[0; RESERVE]).is_err() {
+                break;
+            }
+        }
+    }
+
+    /// Says whether there was anything to spend.
+    fn spend_reserve(&self) -> bool {
+        (0..RESERVES)
+            .map(|number| fs::remove_file(self.path(&format!("reserve/{number}"))))
+            .filter(io::Result::is_ok)
+            .count()
+            > 0
+    }
+
     /// Writes `bytes` to `path` so that it is there whole or not at all.
     pub(crate) fn write_whole(&self, path: &Path, bytes: &[u8]) -> Result<()> {
         let tmp = self.tmp().unique("file")?;
@@ -318,21 +366,38 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Makes the directories of a store. Two processes may do so at once: each call is idempotent, and
-/// the `format` file comes last.
+/// Makes a store, one process at a time. The `format` file comes last, so whoever sees it sees a
+/// whole store, and nobody sweeps `tmp/` before.
 fn make(root: &Path) -> Result<()> {
     // Nobody else's business: cache mounts and trees hold whatever builds put there.
     fs::DirBuilder::new().recursive(true).mode(0o700).create(root).at("create", root)?;
-    for name in ["layout/blobs/sha256", "toc", "trees", "steps/at", "packs", "mounts", "stat"] {
+    let dirs = [
+        "locks",
+        "tmp",
+        "layout/blobs/sha256",
+        "toc",
+        "trees",
+        "steps/at",
+        "packs",
+        "mounts",
+        "reserve",
+        "stat",
+    ];
+    for name in dirs {
         let path = root.join(name);
         fs::create_dir_all(&path).at("create", &path)?;
     }
-    for name in ["locks", "tmp"] {
-        let path = root.join(name);
-        fs::create_dir_all(&path).at("create", &path)?;
-    }
+    let path = root.join("locks/make");
+    let _guard = lock::wait("make", &|| false, || lock::acquire(&path, lock::Mode::Exclusive))?;
     create_whole(root, "layout/oci-layout", OCI_LAYOUT)?;
     create_whole(root, "layout/index.json", EMPTY_INDEX)?;
+    for name in LOCK_FILES {
+        let path = root.join("locks").join(name);
+        File::options().append(true).create(true).open(&path).at("create", &path)?;
+    }
+    for number in 0..RESERVES {
+        create_whole(root, &format!("reserve/{number}"), &[0; RESERVE])?;
+    }
     create_whole(root, "format", format!("{FORMAT}\n").as_bytes())
 }
 
@@ -346,16 +411,14 @@ pub(crate) const EMPTY_INDEX: &[u8] =
 /// Makes a file that must not replace another one.
 fn create_whole(root: &Path, name: &str, bytes: &[u8]) -> Result<()> {
     let path = root.join(name);
-    let dir = root.join("tmp");
-    let mut tmp = tempfile::NamedTempFile::new_in(&dir).at("create a file in", &dir)?;
-    io::Write::write_all(&mut tmp, bytes)
-        .and_then(|()| tmp.as_file().set_permissions(fs::Permissions::from_mode(0o644)))
-        .at("write", tmp.path())?;
-    match tmp.persist_noclobber(&path) {
-        Ok(_) => Ok(()),
-        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(error.error).at("create", &path),
+    if path.exists() {
+        return Ok(());
     }
+    let tmp = root.join("tmp/make");
+    fs::write(&tmp, bytes)
+        .and_then(|()| fs::set_permissions(&tmp, fs::Permissions::from_mode(0o644)))
+        .at("write", &tmp)?;
+    fs::rename(&tmp, &path).at("rename a file to", &path)
 }
 
 #[cfg(test)]

@@ -649,13 +649,13 @@ impl Sink for LayoutSink {
 
     /// Takes over a file: by reflink where the file system can, by a hard link where it is the same
     /// file system, else by copying.
-    fn put_blob_file(&self, descriptor: &Descriptor, source: &Path) -> Result<()> {
+    fn put_blob_file(&self, descriptor: &Descriptor, source: &Path) -> Result<bool> {
         let path = self.blob_path(&descriptor.digest);
         let dir = self.path.join("blobs/sha256");
         let from = File::open(source).map_err(io_error("open", source))?;
         let mut file = self.temporary(&dir)?;
         if crate::sys::dir::reflink(from.as_fd(), file.as_file().as_fd()).is_ok() {
-            return self.install(file, &path);
+            return self.install(file, &path).map(|()| true);
         }
         let link = dir.join(format!("{TEMPORARY}link-{}", descriptor.digest.hex()));
         if fs::hard_link(source, &link).is_ok() {
@@ -663,7 +663,7 @@ impl Sink for LayoutSink {
             if renamed.is_err() {
                 let _ = fs::remove_file(&link);
             }
-            return renamed;
+            return renamed.map(|()| true);
         }
         let mut from = from;
         // std copies within the kernel where it can.
@@ -676,7 +676,7 @@ impl Sink for LayoutSink {
                 found: copied,
             });
         }
-        self.install(file, &path)
+        self.install(file, &path).map(|()| true)
     }
 
     fn put_manifest(&self, descriptor: &Descriptor, bytes: &[u8]) -> Result<()> {

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use lapstrake::sandbox::{
-    Access, Cancel, Error, Isolation, Mount, MountKind, Network, Options, Session, Status, probe,
-    probe_in,
+    Access, Cancel, Error, Isolation, Mount, MountKind, Network, Options, Rung, Session, Status,
+    probe, probe_in,
 };
 
 use super::bench::{Bench, Done, Skip, path};
@@ -47,6 +47,7 @@ pub const ALL: &[(&str, Case)] = &[
     ("foreign_setuid_programs_gain_ids", emulated::foreign_setuid_programs_gain_ids),
     ("without_an_emulator_the_error_says_so", emulated::without_an_emulator_the_error_says_so),
     ("a_hidden_proc_is_shared", a_hidden_proc_is_shared),
+    ("without_user_namespaces_root_still_runs", without_user_namespaces_root_still_runs),
     ("the_host_is_probed", the_host_is_probed),
     ("a_run_is_quick", a_run_is_quick),
 ];
@@ -613,6 +614,34 @@ fn a_hidden_proc_is_shared(identity: &str) -> Done {
     assert!(ran.out.is_empty(), "{}", ran.out);
     let ran = bench.sh("echo x > /proc/sys/vm/swappiness");
     assert!(!ran.outcome.status.success());
+    Ok(())
+}
+
+/// As with user.max_user_namespaces = 0: root has mount and pid namespaces all the same.
+fn without_user_namespaces_root_still_runs(identity: &str) -> Done {
+    if identity == "root" {
+        let own = std::env::current_exe().expect("own path");
+        // Inside of a session, so that the limit is that of a namespace, not the whole host's.
+        let _bench = Bench::new()?;
+        std::fs::write("/proc/sys/user/max_user_namespaces", "0").expect("set the limit");
+        let status = Command::new(own)
+            .args(["--case", "without_user_namespaces_root_still_runs", "x"])
+            .status()
+            .expect("run");
+        assert!(status.success());
+        return Ok(());
+    }
+    if identity != "x" {
+        return Err(Skip("only root".into()));
+    }
+    let bench = Bench::new()?;
+    assert_eq!(bench.session.rung(), Rung::Root);
+    assert!(bench.session.notes()[0].contains("max_user_namespaces is 0"));
+    let ran = bench.sh("echo $$; id -u; mknod /dev/sda b 8 0; mknod /sda b 8 0; cat /sda /dev/sda");
+    assert_eq!(ran.out, "1\n0\n");
+    let mut spec = bench.spec("id -u");
+    spec.user = "app".into();
+    assert_eq!(bench.run_spec(&spec).ok(), "1000");
     Ok(())
 }
 

@@ -57,6 +57,8 @@ pub enum Fault {
     Lengthen,
     /// A redirect.
     Redirect(u16, String),
+    /// The right answer comes after so long.
+    Delay(Duration),
     /// The body drips, a byte each so often.
     Drip(Duration),
     /// Ranges are not known here: all bytes come, with 200.
@@ -329,6 +331,7 @@ fn write_answer(
             answer.body.extend_from_slice(b"more");
             length += 4;
         }
+        Some(Fault::Delay(pause)) => std::thread::sleep(pause),
         Some(Fault::Drip(pause)) => drip = Some(pause),
         Some(Fault::Header(name, value)) => {
             answer.headers.retain(|(other, _)| !other.eq_ignore_ascii_case(&name));
