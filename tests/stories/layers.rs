@@ -181,8 +181,8 @@ story!(large_files_arrive_whole : root user, |env| {
     let image = env.image(
         "FROM base\nRUN head -c 20000000 /dev/urandom > /random && seq 1 2000000 > /text && cat /random /text | sha256sum | cut -c1-64 > /sum\n",
     );
-    let mut all = image.file("random").content;
-    all.extend(image.file("text").content);
+    let mut all = image.file("random").content.to_vec();
+    all.extend(image.file("text").content.iter());
     assert_eq!(crate::support::layout::sha256(&all), format!("sha256:{}", image.text("sum").trim()));
 });
 

@@ -67,9 +67,6 @@ story!(build_pushes_by_itself : root user, |env| {
     let output = env.build_command(["--push", "-t", &name]).ok();
     assert!(output.stdout.contains("sha256:"));
     assert!(skopeo_raw(&format!("docker://{name}"))["config"]["digest"].is_string() || skopeo_raw(&format!("docker://{name}"))["manifests"].is_array());
-    let by_option = format!("{}/app:3", registry.host);
-    env.build_command(["-o", &format!("type=registry,name={by_option}")]).ok();
-    skopeo_raw(&format!("docker://{by_option}"));
 });
 
 story!(credentials_of_docker_and_podman : root user, |env| {

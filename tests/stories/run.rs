@@ -22,7 +22,7 @@ fn on(
 
 story!(shell_exec_and_heredoc_forms : root user single, |env| {
     let image = env.image(
-        "FROM base\nRUN echo \"shell $((1+1))\" > /a && echo $0 >> /a\nRUN [\"/bin/sh\", \"-c\", \"echo 'exec $HOME' > /b\"]\nRUN [\"touch\", \"/literal $HOME\"]\nRUN <<EOF\nset -e\necho one > /c\necho two >> /c\nEOF\nRUN <<EOF\n#!/bin/busybox awk -f\nBEGIN { print \"awk\" > \"/d\" }\nEOF\nRUN cat <<EOF > /e && echo after >> /e\nin $HOME the middle\nEOF\nRUN cat <<'EOF' > /f\nquoted $HOME\nEOF\nSHELL [\"/bin/sh\", \"-xc\"]\nRUN echo $- > /g\n",
+        "FROM base\nRUN echo \"shell $((1+1))\" > /a && echo $0 >> /a\nRUN [\"/bin/sh\", \"-c\", \"echo exec $HOME > /b\"]\nRUN [\"touch\", \"/literal $HOME\"]\nRUN <<EOF\nset -e\necho one > /c\necho two >> /c\nEOF\nRUN <<EOF\n#!/usr/bin/awk -f\nBEGIN { print \"awk\" > \"/d\" }\nEOF\nRUN cat <<EOF > /e && echo after >> /e\nin $HOME the middle\nEOF\nRUN cat <<'EOF' > /f\nquoted $HOME\nEOF\nSHELL [\"/bin/sh\", \"-xc\"]\nRUN echo $- > /g\n",
     );
     assert_eq!(image.text("a"), "shell 2\n/bin/sh\n");
     assert_eq!(image.text("b"), "exec /root\n");

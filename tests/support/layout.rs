@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -56,7 +57,7 @@ pub struct Entry {
     /// Extended attributes.
     pub xattrs: BTreeMap<String, Vec<u8>>,
     /// Content of a regular file.
-    pub content: Vec<u8>,
+    pub content: Arc<Vec<u8>>,
 }
 
 impl Entry {
@@ -381,7 +382,7 @@ fn entry(header: &[u8], pax: &BTreeMap<String, Vec<u8>>, content: &[u8]) -> Entr
         other => panic!("entry type {:?} of {path}", char::from(other)),
     };
     let mode = u32::try_from(number(&header[100..108]) & 0o7777).expect("twelve bits");
-    Entry { path, kind, mode, uid, gid, mtime, link, xattrs, content: content.to_vec() }
+    Entry { path, kind, mode, uid, gid, mtime, link, xattrs, content: Arc::new(content.to_vec()) }
 }
 
 fn text_of(bytes: &[u8]) -> String {

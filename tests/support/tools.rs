@@ -96,6 +96,8 @@ impl Registry {
                     "/CN=lapstrake test",
                     "-addext",
                     &format!("subjectAltName=IP:{address}"),
+                    "-addext",
+                    "basicConstraints=critical,CA:FALSE",
                     "-keyout",
                     &path("key.pem"),
                     "-out",
