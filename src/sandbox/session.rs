@@ -378,6 +378,8 @@ fn outcome(report: &[u8], ended: process::Ended) -> Result<RunOutcome, Error> {
         (Some(code), _) => Status::Exited(code),
         (None, signal) => Status::Signaled(signal.unwrap_or(0)),
     };
+    // A user that the image does not have is told before anybody is become.
+    let user = user.or(not_started.as_ref().map(|_| (0, 0)));
     let Some((uid, gid)) = user else { return Err(Error::Died { status }) };
     Ok(RunOutcome {
         status: not_started.unwrap_or(status),
