@@ -246,10 +246,10 @@ pub fn fetch(conductor: &Conductor<'_>, id: NodeId, outcome: &Outcome) -> Result
     // What one base lacks another may have: images that share layers are often kept side by side.
     for blob in missing {
         let there = store.blobs().contains_sized(&blob.digest, blob.size)
-            || conductor.build.bases.iter().enumerate().any(|(other, base)| {
-                other != handle
-                    && base.manifest.layers.iter().any(|layer| layer.digest == blob.digest)
-                    && conductor.build.fetch(other, std::slice::from_ref(&blob), &progress).is_ok()
+            || conductor.build.bases.iter().enumerate().any(|(source, base)| {
+                // Its own source once more, too: the first error kept the other blobs from coming.
+                base.manifest.layers.iter().any(|layer| layer.digest == blob.digest)
+                    && conductor.build.fetch(source, std::slice::from_ref(&blob), &progress).is_ok()
             });
         if !there {
             return Err(failure);
