@@ -2,7 +2,7 @@
 //!
 //! Prints medians of five runs: MB/s of uncompressed data, and compressed size over uncompressed.
 //! Text is a mix of what images hold (sources found under a directory given as LAYER_BENCH_TEXT, or
-//! generated); random data comes from a generator.
+//! generated); random data comes from a generator; LAYER_BENCH_FILE names a file to be taken as it is.
 
 use std::io::{self, Read, Write};
 use std::time::Instant;
@@ -126,6 +126,56 @@ fn encode(data: &[u8], compression: Compression, threads: usize) -> (f64, u64) {
     (time, size)
 }
 
+/// CPU seconds of the main thread, to the nanosecond.
+fn thread_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/schedstat").unwrap_or_default();
+    stat.split_whitespace().next().and_then(|ns| ns.parse::<f64>().ok()).unwrap_or_default() / 1e9
+}
+
+/// CPU times of tables of contents of 100,000 and 1,000,000 files.
+fn tables() {
+    let digest = lapstrake::oci::Digest::of(b"content");
+    for rows in [100_000usize, 1_000_000] {
+        let build = || {
+            let mut builder = lapstrake::layer::TocBuilder::new();
+            for i in 0..rows as u64 {
+                let kind = Kind::File { size: i, digest: Some(digest) };
+                let path =
+                    format!("usr/lib/node_modules/package-{:05}/dist/file-{i:07}.js", i / 20);
+                builder.push(Entry { kind, ..entry(&path, 0) });
+            }
+            builder.finish()
+        };
+        let timed = |what: &str, run: &mut dyn FnMut()| {
+            let time = median(|| {
+                let start = thread_seconds();
+                run();
+                thread_seconds() - start
+            });
+            println!("toc {rows:>8} {what:<24} {:>8.2} ms", time * 1e3);
+        };
+        let toc = build();
+        println!("toc {rows:>8} bytes a row {}", toc.heap_size() / rows);
+        timed("build", &mut || drop(build()));
+        let mut bytes = Vec::new();
+        toc.write_to(&mut bytes).expect("write");
+        println!("toc {rows:>8} bytes on disk {}", bytes.len());
+        timed("write", &mut || toc.write_to(&mut io::sink()).expect("write"));
+        timed("read", &mut || drop(Toc::read_from(&mut &bytes[..]).expect("read")));
+        timed("digest", &mut || _ = std::hint::black_box(toc.digest()));
+        let paths: Vec<RootPath> = toc.iter().step_by(10).map(|row| row.root_path()).collect();
+        let toc = std::sync::Arc::new(toc);
+        let layers = vec![toc.clone(), std::sync::Arc::default(), toc];
+        let tree = lapstrake::layer::Tree::new(layers);
+        timed("walk of 3 layers", &mut || {
+            assert!(tree.walk(&RootPath::root()).count() > rows);
+        });
+        timed("a tenth looked up", &mut || {
+            assert!(paths.iter().all(|path| tree.lookup(path).is_some()));
+        });
+    }
+}
+
 fn main() {
     let mib = std::env::var("LAYER_BENCH_MIB").ok().and_then(|mib| mib.parse().ok());
     let size: usize = mib.unwrap_or(SIZE_MIB) << 20;
@@ -142,18 +192,31 @@ fn main() {
             size as f64 / len as f64
         );
     };
+    if wanted("toc") {
+        tables();
+    }
+    if !filter.is_empty() && "toc".contains(&filter) {
+        return;
+    }
     let text = text(size);
     let random = random(size);
     let mixed: Vec<u8> = {
         let (a, b) = (text.chunks(25_600), random.chunks(25_600));
         a.zip(b).flat_map(|(a, b)| [a, b].concat()).take(size).collect()
     };
+    let file = std::env::var_os("LAYER_BENCH_FILE").map(std::fs::read);
+    let file = file.transpose().expect("LAYER_BENCH_FILE is readable").unwrap_or_default();
     let mut levels: Vec<(String, Compression)> =
         (1..=6).map(|level| (format!("gzip -{level}"), Compression::Gzip { level })).collect();
     levels.extend((1..=3).map(|level| (format!("zstd -{level}"), Compression::Zstd { level })));
     levels.push(("none".to_owned(), Compression::None));
     for (name, compression) in levels {
-        for (kind, data) in [("text", &text), ("random", &random), ("mixed", &mixed)] {
+        for (kind, data) in
+            [("text", &text), ("random", &random), ("mixed", &mixed), ("file", &file)]
+        {
+            if data.is_empty() {
+                continue;
+            }
             for threads in [1, 2] {
                 let title = format!("encode {kind} {name} {threads} threads");
                 if wanted(&title) {

@@ -15,7 +15,7 @@
 //! | [`snapshot`] | Trees on disk: materialise, diff an upper directory into a Toc | layer, oci, sys |
 //! | [`layer`] | Toc, Tree, tar, gzip and zstd, digests. Pure over Read/Write | oci (digest types) |
 //! | [`oci`] | config, manifest, index, descriptor, platform, reference, canonical JSON. Pure | - |
-//! | [`transport`] | images in and out: layouts, archives, registry, the store | registry, store, layer, oci |
+//! | [`transport`] | images in and out: layouts, archives, registry, the store | registry, store, layer, oci, sys (reflinks) |
 //! | [`registry`] | the distribution protocol over HTTP | oci |
 //! | [`store`] | state on disk: blobs, Tocs, step records, cache mounts, locks, gc | layer, oci, sys |
 //! | [`sys`] | every system call, thin wrappers. The only `unsafe` | - |

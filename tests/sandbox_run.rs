@@ -8,6 +8,10 @@
 mod bench;
 #[path = "sandbox/cases.rs"]
 mod cases;
+#[path = "sandbox/emulated.rs"]
+mod emulated;
+#[path = "sandbox/layers.rs"]
+mod layers;
 
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};

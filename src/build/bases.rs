@@ -12,8 +12,8 @@ use crate::graph::{BaseImage, ResolveError, ResolveExit, Resolved, Resolver};
 use crate::oci::{
     Descriptor, Digest, ImageConfig, Index, Manifest, Platform, Reference, media_type,
 };
-use crate::registry::Client;
 use crate::store::Store;
+use crate::transport::Client;
 use crate::transport::{self, ImageName, Source};
 
 use super::BaseSource;
@@ -107,7 +107,7 @@ impl<'a> Bases<'a> {
         })?;
         match parsed {
             ImageName::Store(reference) => self.by_reference(&reference),
-            ImageName::Registry(reference) => self.from_registry(&reference),
+            ImageName::Registry(reference) => self.remote(&reference),
             local => {
                 let local = local.relative_to(&self.cwd);
                 let source = transport::open_source(&local, self.store, &self.client)
@@ -119,7 +119,7 @@ impl<'a> Bases<'a> {
 
     fn by_reference(&self, reference: &Reference) -> Result<Root, ResolveError> {
         let reference = reference.clone().with_default_tag();
-        let stored = || self.from_store(&reference);
+        let stored = || self.stored(&reference);
         let never = self.offline || self.pull == Pull::Never;
         match (never, self.pull) {
             (true, _) => stored().ok_or_else(|| {
@@ -135,22 +135,26 @@ impl<'a> Bases<'a> {
             }),
             (false, Pull::Missing | Pull::Never) => match stored() {
                 Some(root) => Ok(root),
-                None => self.from_registry(&reference),
+                None => self.remote(&reference),
             },
-            (false, Pull::Always) => self.from_registry(&reference),
-            (false, Pull::Newer) => match (self.from_registry(&reference), stored()) {
+            (false, Pull::Always) => self.remote(&reference),
+            (false, Pull::Newer) => match (self.remote(&reference), stored()) {
                 (Ok(root), _) | (Err(_), Some(root)) => Ok(root),
                 (Err(error), None) => Err(error),
             },
         }
     }
 
-    fn from_store(&self, reference: &Reference) -> Option<Root> {
-        let source = transport::store_source(self.store, reference)?;
-        rooted(Arc::from(source)).ok()
+    /// Opens an image of the store. What of it was never fetched (other platforms, layers that no
+    /// build needed) comes from its registry, by digest, where that may be asked.
+    fn stored(&self, reference: &Reference) -> Option<Root> {
+        let stored = transport::store_source(self.store, reference)?;
+        let ask = !self.offline && self.pull != Pull::Never;
+        let registry = ask.then(|| transport::registry_source(&self.client, reference));
+        rooted(Arc::new(Backed { stored, registry })).ok()
     }
 
-    fn from_registry(&self, reference: &Reference) -> Result<Root, ResolveError> {
+    fn remote(&self, reference: &Reference) -> Result<Root, ResolveError> {
         let reference = reference.clone().with_default_tag();
         if self.offline {
             return Err(ResolveError {
@@ -161,8 +165,17 @@ impl<'a> Bases<'a> {
         }
         let source = transport::registry_source(&self.client, &reference);
         let root = source.root().map_err(|error| failed(&error, Some(&reference)))?;
-        // Later builds with --pull=missing find it: the root under its name, the blobs by digest.
-        let _ = self.store.blobs().put(&root.1);
+        // Later builds with --pull=missing find it there, and fetch only what they lack.
+        let kept = self
+            .store
+            .blobs()
+            .put(&root.1)
+            .and_then(|_| self.store.images().set(&[(reference.to_string(), root.0.clone())]));
+        kept.map_err(|error| ResolveError {
+            message: chain(&error),
+            hint: None,
+            exit: ResolveExit::Damaged,
+        })?;
         Ok((Arc::from(source), root.0, root.1))
     }
 
@@ -245,6 +258,42 @@ impl<'a> Bases<'a> {
     }
 }
 
+/// An image of the store of which parts may still be at its registry.
+struct Backed {
+    stored: Box<dyn Source>,
+    registry: Option<Box<dyn Source>>,
+}
+
+impl Backed {
+    fn either<T>(
+        &self,
+        read: impl Fn(&dyn Source) -> transport::Result<T>,
+    ) -> transport::Result<T> {
+        match (read(self.stored.as_ref()), &self.registry) {
+            (Err(_), Some(registry)) => read(registry.as_ref()),
+            (result, _) => result,
+        }
+    }
+}
+
+impl Source for Backed {
+    fn root(&self) -> transport::Result<(Descriptor, Vec<u8>)> {
+        self.stored.root()
+    }
+
+    fn manifest(&self, descriptor: &Descriptor) -> transport::Result<Vec<u8>> {
+        self.either(|source| source.manifest(descriptor))
+    }
+
+    fn blob(&self, descriptor: &Descriptor) -> transport::Result<Box<dyn std::io::Read + Send>> {
+        self.either(|source| source.blob(descriptor))
+    }
+
+    fn describe(&self) -> String {
+        self.stored.describe()
+    }
+}
+
 fn rooted(source: Arc<dyn Source>) -> Result<Root, ResolveError> {
     let (descriptor, bytes) = source.root().map_err(|error| failed(&error, None))?;
     Ok((source, descriptor, bytes))
@@ -319,7 +368,7 @@ impl Resolver for Bases<'_> {
                 Ok(Some(Resolved::Scratch))
             }
             NamedSource::Image(name) => {
-                self.resolve(&name, platform).map(Resolved::Image).map(Some)
+                self.resolve(&name, platform).map(Box::new).map(Resolved::Image).map(Some)
             }
         }
     }

@@ -525,6 +525,16 @@ impl<'a> Conductor<'a> {
         {
             return Ok((outcome, true));
         }
+        if let (Some(key), Op::Run(_)) = (early, &node.op)
+            && !node.no_cache
+            && self.layers.is_complete(&LayerId::from_run_key(key))
+        {
+            // A build was killed after the step was done and before that was recorded.
+            let layer = LayerId::from_run_key(key);
+            let created = self.build.options.now();
+            self.record(key, &layer, created)?;
+            return Ok((below.with_layer(layer, created), true));
+        }
         self.build.watch.event(Event::Started { step: id });
         let (layer, created) = match &node.op {
             Op::Run(run) => {
@@ -538,15 +548,18 @@ impl<'a> Conductor<'a> {
             Op::Image { .. } | Op::Local { .. } => unreachable!("handled above"),
         };
         if let Some(key) = early {
-            let record =
-                StepRecord { layer: Some(layer.clone()), created, ..StepRecord::default() };
-            self.build
-                .store
-                .steps()
-                .put(&key, &record)
-                .map_err(|error| Failure::of(Kind::Store, "cannot record a step", &error))?;
+            self.record(key, &layer, created)?;
         }
         Ok((below.with_layer(layer, created), false))
+    }
+
+    fn record(&self, key: Digest, layer: &LayerId, created: i64) -> Result<(), Failure> {
+        let record = StepRecord { layer: Some(layer.clone()), created, ..StepRecord::default() };
+        self.build
+            .store
+            .steps()
+            .put(&key, &record)
+            .map_err(|error| Failure::of(Kind::Store, "cannot record a step", &error))
     }
 }
 

@@ -74,8 +74,7 @@ pub fn assemble(conductor: &Conductor<'_>, form: BlobForm) -> Result<Vec<Image>,
         let base_created = output.base.and_then(|base| graph.images[base].config.created.clone());
         let base_layers = diff_ids.len() - times.len();
         align_base_history(&mut config.history, output.base_history, base_layers);
-        let created =
-            date(&mut config.history, output.base_history.max(0), &times, epoch, base_created);
+        let created = date(&mut config.history, output.base_history, &times, epoch, base_created);
         config.created = Some(created);
         config.rootfs.diff_ids = diff_ids;
         let bytes = canonical::to_vec(&config);

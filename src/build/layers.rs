@@ -52,6 +52,7 @@ pub struct Layers<'a> {
     origins: Mutex<HashMap<LayerId, Arc<dyn Files>>>,
     /// One lock a layer, so that a directory or Toc is made once.
     locks: Mutex<HashMap<LayerId, Arc<Mutex<()>>>>,
+    implied: Mutex<HashMap<LayerId, Arc<Vec<RootPath>>>>,
     session: OnceLock<Session>,
     /// Forms in which a layer's blob may be in the store already.
     forms: Vec<BlobForm>,
@@ -91,6 +92,7 @@ impl<'a> Layers<'a> {
             bases,
             origins: Mutex::default(),
             locks: Mutex::default(),
+            implied: Mutex::default(),
             session: OnceLock::new(),
             forms,
         }
@@ -123,6 +125,11 @@ impl<'a> Layers<'a> {
             || self.blob_path(id).is_some()
             || self.store.trees().path(id).is_some()
             || lock(&self.origins).contains_key(id)
+    }
+
+    /// Says whether the layer is there as a directory with its table of contents.
+    pub fn is_complete(&self, id: &LayerId) -> bool {
+        self.store.trees().path(id).is_some() && matches!(self.load_toc(id), Ok(Some(_)))
     }
 
     /// Says whether the blob is there in the form that an output wants.
@@ -178,6 +185,18 @@ impl<'a> Layers<'a> {
 
     fn load_toc(&self, id: &LayerId) -> Result<Option<Arc<Toc>>, Failure> {
         self.store.tocs().load(id).map_err(|error| Failure::of(Kind::Store, "", &error))
+    }
+
+    /// Gives the directories that a layer holds without listing them.
+    pub fn implied_dirs(&self, id: &LayerId) -> Result<Arc<Vec<RootPath>>, Failure> {
+        if let Some(known) = lock(&self.implied).get(id) {
+            return Ok(known.clone());
+        }
+        let toc = self.toc(id)?;
+        let dirs = toc.implicit_dirs().into_iter().map(RootPath::clean).collect();
+        let dirs: Arc<Vec<RootPath>> = Arc::new(dirs);
+        lock(&self.implied).insert(id.clone(), dirs.clone());
+        Ok(dirs)
     }
 
     /// Puts a table of contents into the store.

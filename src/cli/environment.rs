@@ -23,6 +23,7 @@ pub struct Environment {
     pub colour: bool,
     /// Set when the user stops the program.
     pub cancel: Cancel,
+    pushes: std::sync::atomic::AtomicUsize,
 }
 
 impl Environment {
@@ -35,7 +36,12 @@ impl Environment {
         let colour = std::io::stderr().is_terminal() && !no_color && !dumb;
         let cancel = Cancel::new()
             .map_err(|error| Report::of(Exit::Host, "cannot make an event descriptor", &error))?;
-        Ok(Environment { cwd, root, colour, cancel })
+        Ok(Environment { cwd, root, colour, cancel, pushes: Default::default() })
+    }
+
+    /// Counts pushes, so that each is a step of its own.
+    pub fn pushes(&self) -> usize {
+        self.pushes.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
     }
 
     /// Gives a variable that is UTF-8.

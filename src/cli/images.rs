@@ -93,7 +93,7 @@ pub fn list(args: &ImagesArgs, env: &Environment) -> Result<()> {
 
 /// Gives the platforms of an image and the bytes of its blobs that are in the store.
 fn summary(store: &Store, root: &Descriptor) -> (Vec<String>, u64) {
-    const LIMIT: u64 = crate::oci::manifest::MAX_SIZE as u64;
+    const LIMIT: u64 = crate::oci::manifest::MAX_SIZE;
     let mut platforms = Vec::new();
     let mut seen = std::collections::BTreeMap::new();
     let mut todo = vec![root.clone()];

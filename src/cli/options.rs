@@ -156,14 +156,16 @@ pub fn output(text: &str) -> Result<Output> {
 fn compression(name: &str, level: Option<u32>) -> Result<Compression> {
     let bad = |range: &str| Report::usage(format!("-o compression-level: {name} has {range}"));
     match (name, Compression::GZIP, Compression::ZSTD) {
-        ("gzip", Compression::Gzip { level: usual }, _) => match level.unwrap_or(usual as u32) {
-            level @ 0..=9 => Ok(Compression::Gzip { level: level as _ }),
+        ("gzip", Compression::Gzip { level: usual }, _) => match level.unwrap_or(usual) {
+            level @ 0..=9 => Ok(Compression::Gzip { level }),
             _ => Err(bad("0 to 9")),
         },
-        ("zstd", _, Compression::Zstd { level: usual }) => match level.unwrap_or(usual as u32) {
-            level @ 1..=19 => Ok(Compression::Zstd { level: level as _ }),
-            _ => Err(bad("1 to 19")),
-        },
+        ("zstd", _, Compression::Zstd { level: usual }) => {
+            match level.map_or(usual, |level| i32::try_from(level).unwrap_or(i32::MAX)) {
+                level @ 1..=19 => Ok(Compression::Zstd { level }),
+                _ => Err(bad("1 to 19")),
+            }
+        }
         ("none" | "uncompressed", ..) => Ok(Compression::None),
         ("estargz", ..) => Err(Report::usage("-o compression=estargz is not supported yet")
             .with_hint("use gzip or zstd")),

@@ -1,21 +1,83 @@
-//! x
-use super::args::PushArgs;
-use super::environment::Environment;
-use super::report::Result;
-use crate::build::event::Watch;
+//! `lapstrake push`, and `build --push`.
+
+use std::sync::Arc;
+
+use crate::build::event::{Event, Watch, Work};
 use crate::oci::Reference;
 use crate::registry::Client;
 use crate::store::Store;
-use std::sync::Arc;
-pub fn run(_: &PushArgs, _: &Environment) -> Result<()> {
-    todo!()
+use crate::transport::{self, remote::RegistrySink};
+use crate::ui::progress::{Progress, Style};
+
+use super::args::PushArgs;
+use super::environment::Environment;
+use super::images;
+use super::report::{Exit, Report, Result};
+
+/// Blobs that are sent at a time.
+const JOBS: usize = 4;
+
+/// Runs the command.
+pub fn run(args: &PushArgs, env: &Environment) -> Result<()> {
+    let store = env.open_store()?;
+    let client = env.registry_client(&args.registry, false)?;
+    let (reference, _) = images::find(&store, &args.name)?;
+    let style = if args.quiet { Style::Quiet } else { Style::Auto };
+    let progress = Progress::new(style, !env.colour);
+    let pushed = push(env, &store, &client, &reference, &progress);
+    progress.end();
+    let digest = pushed?;
+    env.print(&format!("{}@{digest}\n", reference.familiar()));
+    Ok(())
 }
+
+/// Sends an image of the store to the registry that its name says. Gives its digest.
 pub fn push(
-    _: &Environment,
-    _: &Store,
-    _: &Arc<Client>,
-    _: &Reference,
-    _: &dyn Watch,
-) -> Result<()> {
-    todo!()
+    env: &Environment,
+    store: &Store,
+    client: &Arc<Client>,
+    reference: &Reference,
+    watch: &dyn Watch,
+) -> Result<crate::oci::Digest> {
+    // Steps of a build are numbered from 0; this is none of them.
+    let step = usize::MAX - env.pushes();
+    let started = std::time::Instant::now();
+    watch.event(Event::Planned {
+        step,
+        work: Work::Export,
+        name: format!("pushing {}", reference.familiar()),
+        emulated: false,
+    });
+    watch.event(Event::Started { step });
+    let source = transport::store_source(store, reference)
+        .ok_or_else(|| Report::usage(format!("no image {} in the store", reference.familiar())))?;
+    let sink = RegistrySink::new(Client::clone(client), reference.clone());
+    let names = std::slice::from_ref(reference);
+    let progress = |item: &str, done: u64, total: Option<u64>| {
+        watch.event(Event::Progress { step, item: item.to_owned(), done, total });
+    };
+    match transport::copy(source.as_ref(), &sink, names, JOBS, &progress) {
+        Ok(copied) => {
+            watch.event(Event::Finished { step, took: started.elapsed() });
+            Ok(copied.root.digest)
+        }
+        Err(error) => {
+            let exit = if error.is_usage() {
+                Exit::Usage
+            } else if error.is_damage() {
+                Exit::Damaged
+            } else {
+                Exit::Network
+            };
+            let mut report =
+                Report::of(exit, &format!("cannot push {}", reference.familiar()), &error);
+            report.hints.extend(error.hint());
+            watch.event(Event::Failed {
+                step,
+                message: report.message.clone(),
+                took: started.elapsed(),
+            });
+            Err(report)
+        }
+    }
 }

@@ -1,3 +1,5 @@
+//! Expansion as tables: what every form gives.
+
 use proptest::prelude::*;
 
 use super::*;

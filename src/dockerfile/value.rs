@@ -134,7 +134,7 @@ fn port_number(text: &str) -> Result<u16, String> {
 
 fn check_address(text: &str) -> Result<(), String> {
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-    if bare.is_empty() || bare.parse::<std::net::IpAddr>().is_ok() {
+    if bare.is_empty() || bare.parse::<core::net::IpAddr>().is_ok() {
         return Ok(());
     }
     Err(format!("`{bare}` is not an IP address"))

@@ -22,8 +22,11 @@
 //! Start reading at [`plan`].
 
 pub mod args;
+mod history;
 pub mod key;
+mod mount;
 mod plan;
+mod refuse;
 mod stage;
 #[cfg(test)]
 mod tests;
@@ -273,7 +276,7 @@ pub struct Output {
 #[derive(Debug)]
 pub enum Resolved {
     /// An image.
-    Image(BaseImage),
+    Image(Box<BaseImage>),
     /// A local directory, by the name of its context.
     Directory(String),
     /// Nothing: an empty root file system.

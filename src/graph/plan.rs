@@ -69,6 +69,7 @@ pub fn plan(
     for platform in platforms {
         planner.plan_platform(platform, target)?;
     }
+    planner.warn_of_unused_args();
     Ok(planner.graph)
 }
 
@@ -96,6 +97,9 @@ pub(super) struct Prepared {
     pub triggers: Vec<Instruction>,
 }
 
+/// What makes two nodes one: operation, parent, inputs, platform, `--no-cache`.
+type Signature = (Op, Option<NodeId>, Vec<NodeId>, Platform, bool);
+
 pub(super) struct Planner<'a> {
     pub dockerfile: &'a Dockerfile,
     pub stages: Vec<Stage<'a>>,
@@ -107,7 +111,7 @@ pub(super) struct Planner<'a> {
     /// Several were.
     pub multi: bool,
     pub graph: Graph,
-    known: HashMap<(Op, Option<NodeId>, Vec<NodeId>, Platform, bool), NodeId>,
+    known: HashMap<Signature, NodeId>,
     images: HashMap<(String, Platform), Rc<Found>>,
 }
 
@@ -152,6 +156,40 @@ impl<'a> Planner<'a> {
         match by_name {
             Some(stage) => Some(stage.index),
             None => name.parse::<usize>().ok().filter(|&index| index < limit),
+        }
+    }
+
+    /// Warns of `--build-arg`s that no ARG declares and that mean nothing by themselves.
+    fn warn_of_unused_args(&mut self) {
+        let declared: std::collections::BTreeSet<&str> = self
+            .dockerfile
+            .instructions
+            .iter()
+            .filter_map(|instruction| match &instruction.command {
+                Command::Arg(list) => Some(list),
+                _ => None,
+            })
+            .flatten()
+            .map(|definition| definition.name.text.as_str())
+            .collect();
+        let automatic = args::automatic(&self.host, &self.host, "", &BTreeMap::new());
+        let unused: Vec<&str> = self
+            .request
+            .build_args
+            .keys()
+            .map(String::as_str)
+            .filter(|name| !declared.contains(name))
+            .filter(|name| !args::is_proxy(name) && !name.starts_with("BUILDKIT_"))
+            .filter(|name| *name != "SOURCE_DATE_EPOCH")
+            .filter(|name| automatic.iter().all(|(known, _)| known != name))
+            .collect();
+        if !unused.is_empty() {
+            let message = format!("build-args [{}] were not consumed", unused.join(" "));
+            let mut warning = Diagnostic::warning("W0601", Span::default(), message);
+            if let [name] = unused[..] {
+                warning = warning.with_suggestion(suggest(name, declared, true));
+            }
+            self.graph.warnings.push(warning);
         }
     }
 
@@ -417,7 +455,7 @@ impl<'a> Planner<'a> {
         }
         let found = match self.resolver.named_context(name, platform) {
             Ok(None) => return Ok(None),
-            Ok(Some(Resolved::Image(image))) => Found::Image(self.add_image(image)),
+            Ok(Some(Resolved::Image(image))) => Found::Image(self.add_image(*image)),
             Ok(Some(Resolved::Directory(context))) => Found::Directory(context),
             Ok(Some(Resolved::Scratch)) => Found::Scratch,
             Err(error) => return Err(resolve_failure(name, error, span)),

@@ -1,19 +1,18 @@
 //! One stage, instruction by instruction: what each does to the file system (a node) and to the
 //! image configuration (BuildKit: `dispatch` in `dockerfile2llb/convert.go`).
 
-use std::collections::BTreeMap;
-
 use crate::dockerfile::value::{parse_port, parse_signal};
 use crate::dockerfile::{
-    ArgDefinition, ChmodSpec, Command, Device, Diagnostic, Form, Healthcheck, Instruction,
-    KeyValue, MountType, Network as NetworkFlag, Run as RunInstruction, Script, Security, Source,
-    Span, Transfer, Word, expand,
+    ArgDefinition, ChmodSpec, Command, Diagnostic, Form, Healthcheck, Instruction, KeyValue,
+    Network as NetworkFlag, Run as RunInstruction, Script, Source, Span, Transfer, Word, expand,
 };
 use crate::oci::config::{Healthcheck as ConfigHealthcheck, History};
 use crate::oci::{ImageConfig, Platform};
 
+use super::history::{go_duration, quoted, run_history, summary};
 use super::plan::{Base, Failure, Planner, PlatformPlan, set};
-use super::{Copy, Inline, Mount, MountKind, Network, Node, NodeId, Op, Run, Sharing, args};
+use super::refuse::{refuse_add_flags, refuse_remote, refuse_run};
+use super::{Copy, Inline, MountKind, Network, Node, NodeId, Op, Run, args};
 
 /// What BuildKit writes as comment of each history entry, so that tools tell them apart.
 const HISTORY_COMMENT: &str = "buildkit.dockerfile.v0";
@@ -37,10 +36,10 @@ pub(super) struct StageState {
 }
 
 /// What the instructions of one stage need besides its state.
-struct Walk<'p, 'a> {
-    planner: &'p mut Planner<'a>,
-    plan: &'p PlatformPlan,
-    index: usize,
+pub(super) struct Walk<'p, 'a> {
+    pub(super) planner: &'p mut Planner<'a>,
+    pub(super) plan: &'p PlatformPlan,
+    pub(super) index: usize,
     name: String,
     done: usize,
     total: usize,
@@ -203,7 +202,7 @@ fn push_history(config: &mut ImageConfig, created_by: String, layer: bool) {
 }
 
 /// Joins a WORKDIR onto the one before it.
-fn clean_workdir(current: &str, path: &str) -> String {
+pub(super) fn clean_workdir(current: &str, path: &str) -> String {
     let joined = if path.starts_with('/') { path.to_owned() } else { format!("{current}/{path}") };
     let mut parts: Vec<&str> = Vec::new();
     for part in joined.split('/') {
@@ -427,79 +426,6 @@ impl Walk<'_, '_> {
         }));
         self.add(state, op, inputs, name, instruction.span);
         Ok(())
-    }
-
-    fn mount(
-        &mut self,
-        state: &StageState,
-        mount: &crate::dockerfile::Mount,
-        spec: crate::dockerfile::MountSpec,
-        inputs: &mut Vec<NodeId>,
-    ) -> Result<Mount, Failure> {
-        let span = mount.span;
-        if spec.kind == MountType::Ssh {
-            return Err(not_yet(
-                span,
-                "RUN --mount=type=ssh",
-                "hand the key in as a secret: --mount=type=secret,id=ssh_key",
-            ));
-        }
-        let mut target = String::new();
-        let is_secret = spec.kind == MountType::Secret;
-        if !(is_secret && spec.target.is_empty()) {
-            target = clean_workdir(&state.config.config.working_dir, &spec.target);
-            if target == "/" {
-                return Err(Diagnostic::error("E0612", span, "invalid mount target \"/\"")
-                    .with_help("mount below the root, as in target=/src")
-                    .into());
-            }
-        }
-        let source = clean_workdir("/", &spec.source);
-        let mut input = |walk: &mut Self| -> Result<Option<usize>, Failure> {
-            let node = match mount.from() {
-                Some(from) => walk.planner.input(from, walk.index, &state.platform, walk.plan)?,
-                None => Some(walk.planner.local_node(String::new())),
-            };
-            Ok(node.map(|node| {
-                inputs.push(node);
-                inputs.len() - 1
-            }))
-        };
-        let kind = match spec.kind {
-            MountType::Bind => match input(self)? {
-                Some(input) => MountKind::Bind { input, source, writable: !spec.read_only },
-                // From scratch: an empty directory.
-                None => MountKind::Tmpfs { size: None },
-            },
-            MountType::Cache => {
-                let input = match mount.from() {
-                    Some(_) => input(self)?,
-                    None => None,
-                };
-                MountKind::Cache {
-                    id: spec
-                        .id
-                        .clone()
-                        .filter(|id| !id.is_empty())
-                        .unwrap_or_else(|| target.clone()),
-                    sharing: match spec.sharing.unwrap_or_default() {
-                        crate::dockerfile::Sharing::Shared => Sharing::Shared,
-                        crate::dockerfile::Sharing::Private => Sharing::Private,
-                        crate::dockerfile::Sharing::Locked => Sharing::Locked,
-                    },
-                    input,
-                    source,
-                    mode: spec.mode.unwrap_or(0o755),
-                    uid: spec.uid.unwrap_or(0),
-                    gid: spec.gid.unwrap_or(0),
-                    read_only: spec.read_only,
-                }
-            }
-            MountType::Tmpfs => MountKind::Tmpfs { size: (spec.size > 0).then_some(spec.size) },
-            MountType::Secret => return secret(span, spec, target),
-            MountType::Ssh => unreachable!("refused above"),
-        };
-        Ok(Mount { target, kind })
     }
 
     fn copy(
@@ -760,36 +686,6 @@ impl Walk<'_, '_> {
     }
 }
 
-/// Writes a RUN as BuildKit's `runCommandString` does: `|N NAME=value … args`.
-fn run_history(
-    args: &[String],
-    declared: &[(String, Option<String>)],
-    env: &[(String, String)],
-) -> String {
-    let mut order: Vec<&str> = Vec::new();
-    let mut values: BTreeMap<&str, String> = BTreeMap::new();
-    for (name, value) in declared {
-        let found = env.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
-        if !values.contains_key(name.as_str()) {
-            order.push(name);
-        }
-        values.insert(name, found.unwrap_or_else(|| value.clone().unwrap_or_default()));
-    }
-    let mut parts = Vec::new();
-    if !order.is_empty() {
-        parts.push(format!("|{}", order.len()));
-        parts.extend(order.iter().map(|name| format!("{name}={}", values[name])));
-    }
-    parts.extend(args.iter().cloned());
-    format!("RUN {} # buildkit", parts.join(" "))
-}
-
-fn summary(text: &str) -> String {
-    let mut lines = text.trim().lines();
-    let first = lines.next().unwrap_or_default().to_owned();
-    if lines.next().is_some() { format!("{first}...") } else { first }
-}
-
 fn shell(config: &ImageConfig, text: String) -> Vec<String> {
     let mut args = match &config.config.shell {
         Some(shell) if !shell.is_empty() => shell.clone(),
@@ -805,35 +701,6 @@ fn with_shell(config: &ImageConfig, form: &Form) -> Vec<String> {
         Form::Exec(_) => form.words(),
         Form::Shell(_) => shell(config, form.words().join(" ")),
     }
-}
-
-/// Writes words as Go's `%q` prints a slice of strings: `["a" "b"]`.
-fn quoted(words: &[String]) -> String {
-    let words: Vec<String> = words.iter().map(|word| go_quote(word)).collect();
-    format!("[{}]", words.join(" "))
-}
-
-fn go_quote(text: &str) -> String {
-    let mut out = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\u{7}' => out.push_str("\\a"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{b}' => out.push_str("\\v"),
-            '\u{c}' => out.push_str("\\f"),
-            c if (c as u32) < 0x20 || c as u32 == 0x7f => {
-                out.push_str(&format!("\\x{:02x}", c as u32));
-            }
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
 }
 
 fn healthcheck(state: &mut StageState, check: &Healthcheck) {
@@ -869,143 +736,6 @@ fn healthcheck(state: &mut StageState, check: &Healthcheck) {
     push_history(&mut state.config, text, false);
 }
 
-/// Writes nanoseconds as Go prints a duration: `1m30s`, `1.5s`, `500ms`.
-fn go_duration(nanoseconds: i64) -> String {
-    let total = nanoseconds.unsigned_abs();
-    let sign = if nanoseconds < 0 { "-" } else { "" };
-    let fraction = |value: u64, unit: u64, name: &str| {
-        let mut text = format!("{}", value / unit);
-        let rest = value % unit;
-        if rest > 0 {
-            let digits = format!("{rest:0width$}", width = unit.ilog10() as usize);
-            text.push('.');
-            text.push_str(digits.trim_end_matches('0'));
-        }
-        text + name
-    };
-    let text = match total {
-        0 => "0s".to_owned(),
-        1..1_000 => format!("{total}ns"),
-        1_000..1_000_000 => fraction(total, 1_000, "µs"),
-        1_000_000..1_000_000_000 => fraction(total, 1_000_000, "ms"),
-        _ => {
-            let (hours, rest) = (total / 3_600_000_000_000, total % 3_600_000_000_000);
-            let (minutes, rest) = (rest / 60_000_000_000, rest % 60_000_000_000);
-            let seconds = fraction(rest, 1_000_000_000, "s");
-            match (hours, minutes) {
-                (0, 0) => seconds,
-                (0, minutes) => format!("{minutes}m{seconds}"),
-                (hours, minutes) => format!("{hours}h{minutes}m{seconds}"),
-            }
-        }
-    };
-    format!("{sign}{text}")
-}
-
-fn secret(
-    span: Span,
-    spec: crate::dockerfile::MountSpec,
-    target: String,
-) -> Result<Mount, Failure> {
-    let base = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
-    let id = if !spec.source.is_empty() {
-        spec.source.clone()
-    } else {
-        match &spec.id {
-            Some(id) if !id.is_empty() => id.clone(),
-            _ if !target.is_empty() => base(&target),
-            _ => {
-                return Err(Diagnostic::error("E0620", span, "one of id, target required")
-                    .with_help("as --mount=type=secret,id=token")
-                    .into());
-            }
-        }
-    };
-    let env = spec.env.map(|name| if name.is_empty() { id.clone() } else { name });
-    let target = match (target.is_empty(), &env) {
-        (false, _) => target,
-        (true, Some(_)) => String::new(),
-        (true, None) => format!("/run/secrets/{}", base(&id)),
-    };
-    Ok(Mount {
-        target,
-        kind: MountKind::Secret {
-            id,
-            env,
-            required: spec.required,
-            mode: spec.mode.unwrap_or(0o400),
-            uid: spec.uid.unwrap_or(0),
-            gid: spec.gid.unwrap_or(0),
-        },
-    })
-}
-
-fn not_yet(span: Span, what: &str, way_out: &str) -> Failure {
-    Diagnostic::error("E0630", span, format!("{what} is not supported yet"))
-        .with_help(way_out)
-        .into()
-}
-
-fn refuse_run(run: &RunInstruction) -> Result<(), Failure> {
-    if let Some(security) = &run.security
-        && security.value == Security::Insecure
-    {
-        return Err(not_yet(
-            security.span,
-            "RUN --security=insecure",
-            "most such steps run without it: lapstrake steps have CAP_SYS_ADMIN of no host; drop the flag",
-        ));
-    }
-    if let Some(Device { span, .. }) = run.devices.first() {
-        return Err(not_yet(
-            *span,
-            "RUN --device",
-            "drop the flag; devices of the host are not reachable",
-        ));
-    }
-    Ok(())
-}
-
-fn refuse_remote(text: &str, span: Span, keyword: &str) -> Result<(), Failure> {
-    let lower = text.to_ascii_lowercase();
-    let http = lower.starts_with("http://") || lower.starts_with("https://");
-    let git = lower.starts_with("git@")
-        || lower.starts_with("git://")
-        || lower.starts_with("ssh://")
-        || (http && lower.split('#').next().is_some_and(|url| url.ends_with(".git")));
-    if !http && !git {
-        return Ok(());
-    }
-    if keyword == "COPY" {
-        let what = if git { "git ref" } else { "URL" };
-        return Err(Diagnostic::error("E0621", span, format!("source can't be a {what} for COPY"))
-            .with_help("ADD takes remote sources")
-            .into());
-    }
-    let (what, way_out) = if git {
-        (
-            "ADD of a git repository",
-            "clone it into the context and COPY it, or name it with --build-context as a directory",
-        )
-    } else {
-        ("ADD of a URL", "download it into the context and COPY it, or fetch it in a RUN")
-    };
-    Err(not_yet(span, what, way_out))
-}
-
-fn refuse_add_flags(transfer: &Transfer) -> Result<(), Failure> {
-    if let Some(word) = &transfer.checksum {
-        return Err(Diagnostic::error(
-            "E0622",
-            word.span,
-            "checksum requires HTTP(S) or Git sources",
-        )
-        .with_help("drop --checksum: local files are digested anyway")
-        .into());
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -1036,34 +766,5 @@ mod tests {
         ] {
             assert_eq!(clean_dest(workdir, dest), expect, "{workdir} {dest}");
         }
-    }
-
-    #[test]
-    fn words_are_quoted_as_go_does() {
-        assert_eq!(quoted(&["a\"b".into(), "c\n".into()]), r#"["a\"b" "c\n"]"#);
-        assert_eq!(quoted(&[]), "[]");
-    }
-
-    #[test]
-    fn durations_print_as_go_does() {
-        for (nanoseconds, expect) in [
-            (0, "0s"),
-            (1_500_000_000, "1.5s"),
-            (90_000_000_000, "1m30s"),
-            (3_600_000_000_000, "1h0m0s"),
-            (500_000_000, "500ms"),
-            (1_500, "1.5µs"),
-        ] {
-            assert_eq!(go_duration(nanoseconds), expect);
-        }
-    }
-
-    #[test]
-    fn run_history_names_build_args_once() {
-        let args = ["/bin/sh".to_owned(), "-c".to_owned(), "x".to_owned()];
-        let declared = [("A".to_owned(), Some("1".to_owned())), ("A".to_owned(), None)];
-        let env = [("A".to_owned(), "2".to_owned())];
-        assert_eq!(run_history(&args, &declared, &env), "RUN |1 A=2 /bin/sh -c x # buildkit");
-        assert_eq!(run_history(&args, &[], &env), "RUN /bin/sh -c x # buildkit");
     }
 }

@@ -2,8 +2,8 @@
 //! compression, and the packing of a layer into a blob ([`pack::pack`]).
 //!
 //! Pure over Read and Write: never opens a file, never asks for the time or the environment.
-//! Threads are started in one place only, [`compress`], when a caller asks for them and the data
-//! exceeds one block.
+//! Threads are started by [`compress`] and [`pack()`] only, when a caller asks for them and the data
+//! exceeds one block; none outlives the call or the encoder.
 //!
 //! Start reading at [`toc`], then [`tree`] for what a stack of layers means, then [`pack`] for how
 //! a layer becomes bytes.

@@ -230,7 +230,7 @@ fn check_registry(text: &str, registry: &str) -> Result<(), ReferenceError> {
         || ReferenceError::Registry { text: text.to_owned(), registry: registry.to_owned() };
     let (host, port) = if let Some(rest) = registry.strip_prefix('[') {
         let (address, port) = rest.split_once(']').ok_or_else(wrong)?;
-        address.parse::<std::net::Ipv6Addr>().map_err(|_| wrong())?;
+        address.parse::<core::net::Ipv6Addr>().map_err(|_| wrong())?;
         (
             "localhost",
             if port.is_empty() { None } else { Some(port.strip_prefix(':').ok_or_else(wrong)?) },

@@ -187,7 +187,7 @@ impl File {
     fn find(&self, keys: &[String], registry: &str) -> Result<Option<Credential>> {
         for (key, helper) in &self.cred_helpers {
             if keys.contains(&normalize(key)) {
-                return ask_helper(helper, registry, &[key.clone()]);
+                return ask_helper(helper, registry, std::slice::from_ref(key));
             }
         }
         for key in keys {

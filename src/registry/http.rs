@@ -226,14 +226,25 @@ impl Http {
         let has_body = matches!(request.method, Method::Post | Method::Put);
         let agent = self.agent(url);
         let bad = |error: http::Error| failed(ureq::Error::Http(error));
-        let response = match payload {
-            _ if !has_body => agent.run(builder.body(()).map_err(bad)?),
-            Payload::None => agent.run(builder.body(&[][..]).map_err(bad)?),
-            Payload::Bytes(bytes) => agent.run(builder.body(&**bytes).map_err(bad)?),
-            Payload::Stream(reader, size) => {
-                let builder = builder.header("content-length", *size);
-                agent.run(builder.body(SendBody::from_reader(*reader)).map_err(bad)?)
-            }
+        let response = if has_body {
+            let mut bytes: &[u8] = &[];
+            let (reader, size): (&mut dyn Read, u64) = match payload {
+                Payload::None => (&mut bytes, 0),
+                Payload::Bytes(all) => {
+                    bytes = all;
+                    (&mut bytes, all.len() as u64)
+                }
+                Payload::Stream(reader, size) => (*reader, *size),
+            };
+            let request = builder
+                .header("content-length", size)
+                .body(SendBody::from_reader(reader))
+                .map_err(bad)?;
+            // What is sent is worked on before it is answered, and that is no stall.
+            let config = agent.configure_request(request);
+            agent.run(config.timeout_per_read(Some(self.options.answer_timeout)).build())
+        } else {
+            agent.run(builder.body(()).map_err(bad)?)
         }
         .map_err(failed)?;
         let (parts, body) = response.into_parts();
@@ -475,11 +486,40 @@ mod tests {
     use super::*;
 
     #[test]
+    fn redirects_keep_to_https_and_off_this_machine() {
+        let options = Options { insecure: vec!["plain.io".to_owned()], ..Options::default() };
+        let http = Http::new(Arc::new(options)).unwrap();
+        let follow = |method, from: &str, to: &str| {
+            let url = Url::parse(from).unwrap();
+            let mut headers = http::HeaderMap::new();
+            headers.insert("location", to.parse().unwrap());
+            let body = ureq::Body::builder().data("");
+            let response = Response { method, url: url.clone(), status: 307, headers, body };
+            http.redirect(&Request::new(method, url), &response).map(|url| url.to_full())
+        };
+        let get = |from, to| follow(Method::Get, from, to);
+        assert_eq!(get("https://r.io/a", "https://cdn.io/b?c").unwrap(), "https://cdn.io/b?c");
+        assert_eq!(get("https://r.io/a", "/b").unwrap(), "https://r.io/b");
+        assert_eq!(get("http://plain.io/a", "http://cdn.io/b").unwrap(), "http://cdn.io/b");
+        assert_eq!(get("https://r.io/a", "http://plain.io/b").unwrap(), "http://plain.io/b");
+        for (method, from, to, want) in [
+            (Method::Get, "https://r.io/a", "http://r.io/a", "from https to http"),
+            (Method::Head, "https://r.io/a", "https://localhost/a", "leads to this machine"),
+            (Method::Get, "https://r.io/a", "https://127.0.0.1:2375/a", "leads to this machine"),
+            (Method::Put, "https://r.io/a", "https://cdn.io/a", "only downloads"),
+            (Method::Post, "https://r.io/a", "https://cdn.io/a", "only downloads"),
+        ] {
+            let error = follow(method, from, to).unwrap_err().to_string();
+            assert!(error.contains(want), "{to}: {error}");
+        }
+    }
+
+    #[test]
     fn retry_after_is_seconds_or_a_date() {
         assert_eq!(parse_retry_after(" 7 "), Some(Duration::from_secs(7)));
         assert_eq!(parse_retry_after("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
         assert!(
-            parse_retry_after("Fri, 21 Oct 2335 07:28:00 GMT") > Some(Duration::from_secs(999))
+            parse_retry_after("Mon, 21 Oct 2335 07:28:00 GMT") > Some(Duration::from_secs(999))
         );
         assert_eq!(parse_retry_after("soon"), None);
     }

@@ -26,7 +26,7 @@ pub enum Pushed {
 }
 
 /// Opens the content of a blob anew for each attempt.
-pub type Open<'a> = dyn FnMut() -> io::Result<Box<dyn Read + Send>> + 'a;
+pub type Open<'a> = dyn FnMut() -> io::Result<Box<dyn Read + Send + 'a>> + 'a;
 
 /// An upload in progress.
 struct Session {
@@ -216,7 +216,7 @@ impl Client {
         let what = format!("blob {}", descriptor.digest);
         let input = |source| Error::Input { what: what.clone(), source };
         let content = open().map_err(input)?;
-        let mut content = Counted { inner: content, count: 0, error: None };
+        let mut content = Counted { inner: content, count: 0, size: descriptor.size, error: None };
         let url = session.place.with_query("digest", &descriptor.digest.to_string());
         let make = |_: &Url| {
             Request::new(Method::Put, url.clone())
@@ -225,15 +225,15 @@ impl Client {
         let payload = &mut Payload::Stream(&mut content, descriptor.size);
         let response = self.call(repository, Access::Push, &[], &make, payload);
         if let Some(source) = content.error.take() {
-            return Err(input(source));
+            return Err(match source {
+                Failure::Read(source) => input(source),
+                Failure::Size => {
+                    let (expected, found) = (descriptor.size, content.count);
+                    Error::Size { what, expected, found }
+                }
+            });
         }
-        let response = match response {
-            Err(Error::Connection { .. }) if content.count < descriptor.size && content.ended() => {
-                let (expected, found) = (descriptor.size, content.count);
-                return Err(Error::Size { what, expected, found });
-            }
-            other => temporary_as_error(other?)?,
-        };
+        let response = temporary_as_error(response?)?;
         if !matches!(response.status, 200..=202 | 204) {
             return Err(response.into_error());
         }
@@ -252,33 +252,41 @@ fn check_digest(response: &Response, expected: Digest, what: &str) -> Result<()>
     }
 }
 
-/// Keeps the reason when content cannot be read, which would look like a broken connection.
-struct Counted {
-    inner: Box<dyn Read + Send>,
+/// Counts content, and keeps the reason when it cannot be read, which would look like a broken
+/// connection. Content of another length than announced must not be sent: the registry would wait
+/// for the rest, or take what follows for the next request.
+struct Counted<'a> {
+    inner: Box<dyn Read + Send + 'a>,
     count: u64,
-    error: Option<io::Error>,
+    size: u64,
+    error: Option<Failure>,
 }
 
-impl Counted {
-    /// Tells whether the content has come to its end.
-    fn ended(&mut self) -> bool {
-        matches!(self.inner.read(&mut [0]), Ok(0))
+enum Failure {
+    Read(io::Error),
+    Size,
+}
+
+impl Counted<'_> {
+    fn fail(&mut self, failure: Failure) -> io::Error {
+        self.error = Some(failure);
+        io::Error::other("content cannot be read")
     }
 }
 
-impl Read for Counted {
+impl Read for Counted<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self.inner.read(buffer) {
             Ok(count) => {
                 self.count += count as u64;
+                let short = count == 0 && !buffer.is_empty() && self.count < self.size;
+                if short || self.count > self.size {
+                    return Err(self.fail(Failure::Size));
+                }
                 Ok(count)
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(error),
-            Err(error) => {
-                let copy = io::Error::new(error.kind(), "content cannot be read");
-                self.error = Some(error);
-                Err(copy)
-            }
+            Err(error) => Err(self.fail(Failure::Read(error))),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The child's side: from an order on a memfd to the program, in one straight line.
 //!
-//! Runs as the only thread of a fresh process, in namespaces that its parent asked clone for.
+//! Runs as a fork of the session's [`init`], with one thread, in namespaces of its own.
 //! Descriptors: 0 empty, 1 and 2 the pipes of the output, 3 the order, 4 the pipe of the report.
 //!
 //! The order of steps matters: the accounts are read and the root is built with the session's full
@@ -10,22 +10,17 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
 
 use super::emulation::Arch;
-use super::rootfs::{self, doing};
+use super::rootfs::{self, Kernel, doing};
 use super::spec::{Network, Order, Report, RunSpec};
 use super::user::{self, User};
-use super::{CHILD_ARG0, DEFAULT_PATH};
+use super::{CHILD_ARG0, DEFAULT_PATH, init, probe};
 use crate::sys::cred::{self, Namespaces};
 use crate::sys::{Errno, dir, mem, mount, node, process};
-
-/// Descriptor of the order.
-const ORDER_FD: i32 = 3;
-/// Descriptor of the report.
-const REPORT_FD: i32 = 4;
 
 /// Docker's default capabilities, by number: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID,
 /// SETUID, SETPCAP, NET_BIND_SERVICE, NET_RAW, SYS_CHROOT, MKNOD, AUDIT_WRITE, SETFCAP (moby,
@@ -55,27 +50,28 @@ impl From<String> for Failure {
     }
 }
 
-/// Becomes the sandbox child when this process was executed as one; None otherwise. Called first
+/// Becomes a process of the sandbox when this one was executed as such; None otherwise. Called first
 /// thing in `main`, before any thread.
 pub fn child_main() -> Option<ExitCode> {
     let mut args = std::env::args_os();
     if args.next()? != CHILD_ARG0 {
         return None;
     }
-    if args.next().is_some_and(|role| role == super::probe::ROLE) {
-        return Some(super::probe::child_main());
+    let role = args.next()?;
+    if role == init::ROLE {
+        Some(init::main())
+    } else if role == probe::ROLE {
+        Some(probe::child_main())
+    } else {
+        None
     }
-    let (Some(order), Some(report)) =
-        (process::inherited_fd(ORDER_FD), process::inherited_fd(REPORT_FD))
-    else {
-        // Somebody typed our name: there is no order to follow.
-        return Some(ExitCode::from(125));
-    };
+}
+
+/// Is the child of one RUN: gives the exit code when there is no program to become.
+pub(super) fn run(fds: [BorrowedFd<'_>; 5], kernel: &Kernel) -> u8 {
+    let Ok([null, out, err, order, report]) = process::keep_only(fds) else { return 125 };
     let mut report = File::from(report);
-    let failure = match become_program(File::from(order), &mut report) {
-        Ok(never) => match never {},
-        Err(failure) => failure,
-    };
+    let Err(failure) = become_program([null, out, err], File::from(order), &mut report, kernel);
     let (code, told) = match failure {
         Failure::NotStarted(code, message, hint) => {
             (code, Report::NotStarted { code, message, hint })
@@ -84,7 +80,7 @@ pub fn child_main() -> Option<ExitCode> {
     };
     // When the builder is gone there is nobody to tell.
     let _ = tell(&mut report, &told);
-    Some(ExitCode::from(code))
+    code
 }
 
 fn tell(report: &mut File, what: &Report) -> std::io::Result<()> {
@@ -93,11 +89,16 @@ fn tell(report: &mut File, what: &Report) -> std::io::Result<()> {
     report.write_all(&line)
 }
 
-fn become_program(mut order: File, report: &mut File) -> Result<std::convert::Infallible, Failure> {
-    mem::set_cloexec(report.as_fd(), true).map_err(doing("preparing"))?;
-    process::close_from(REPORT_FD + 1);
-    process::reset_signals();
-    // A RUN has no terminal to read from or to be signalled by.
+/// Goes all the way. The report and the order are closed by exec, the others stay open.
+fn become_program(
+    standard: [OwnedFd; 3],
+    mut order: File,
+    report: &mut File,
+    kernel: &Kernel,
+) -> Result<std::convert::Infallible, Failure> {
+    for fd in &standard {
+        mem::set_cloexec(fd.as_fd(), false).map_err(doing("preparing"))?;
+    }
     let _ = process::setsid();
     dir::umask(0);
     let mut text = Vec::new();
@@ -107,7 +108,7 @@ fn become_program(mut order: File, report: &mut File) -> Result<std::convert::In
         serde_json::from_slice(&text).map_err(|e| format!("reading the order: {e}"))?;
     let spec = &*order.spec;
 
-    let root = rootfs::build(&order)?;
+    let root = rootfs::build(&order, kernel)?;
     let user = find_user(root.as_fd(), &spec.user)?;
     cred::set_hostname(&spec.hostname).map_err(doing("setting the host name"))?;
     if spec.network == Network::None {
@@ -117,7 +118,7 @@ fn become_program(mut order: File, report: &mut File) -> Result<std::convert::In
     drop(root);
     enter_cwd(&spec.cwd)?;
     cred::leave_session_keyring();
-    give_output_to(&user, order.single_id)?;
+    give_output_to(&standard[1..], &user, order.single_id)?;
     become_user(&user, &order)?;
     dir::umask(0o022);
     if spec.personality32 || spec.no_aslr {
@@ -132,7 +133,10 @@ fn become_program(mut order: File, report: &mut File) -> Result<std::convert::In
 fn find_user(root: BorrowedFd<'_>, name: &str) -> Result<User, Failure> {
     let passwd = read_accounts(root, "etc/passwd")?;
     let group = read_accounts(root, "etc/group")?;
-    user::resolve(name, &passwd, &group).map_err(|e| Failure::Setup(e.to_string()))
+    user::resolve(name, &passwd, &group).map_err(|error| {
+        let hint = "create the user in a RUN before, or give numbers: USER 1000:1000";
+        Failure::NotStarted(126, error.to_string(), Some(hint.to_owned()))
+    })
 }
 
 /// Reads a small file of the image; one that is missing is empty.
@@ -168,12 +172,12 @@ fn enter_cwd(cwd: &str) -> Result<(), Failure> {
 }
 
 /// Makes the output pipes the user's, so that it may open /dev/stdout.
-fn give_output_to(user: &User, single_id: bool) -> Result<(), Failure> {
+fn give_output_to(pipes: &[OwnedFd], user: &User, single_id: bool) -> Result<(), Failure> {
     if user.uid == 0 || single_id {
         return Ok(());
     }
-    for fd in [std::io::stdout().as_fd(), std::io::stderr().as_fd()] {
-        match node::chown_fd(fd, user.uid, user.gid) {
+    for fd in pipes {
+        match node::chown_fd(fd.as_fd(), user.uid, user.gid) {
             // Outside of the map: becoming the user will tell.
             Err(e) if e.is(Errno::INVAL) => {}
             other => other.map_err(doing("giving the output to the user"))?,

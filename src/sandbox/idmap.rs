@@ -83,6 +83,14 @@ fn identity(map: &IdMap) -> IdMap {
     IdMap { uids: same(&map.uids), gids: same(&map.gids) }
 }
 
+/// Gives the map of the first id of a map only, which is the caller's.
+pub(super) fn first_id(map: &IdMap) -> IdMap {
+    let first = |ranges: &[IdRange]| -> Vec<IdRange> {
+        ranges.iter().filter(|r| r.inside == 0).map(|r| IdRange { count: 1, ..*r }).collect()
+    };
+    IdMap { uids: first(&map.uids), gids: first(&map.gids) }
+}
+
 /// Maps an id to 0, and ranges (first, count) after it from 1 on.
 fn with_ranges(id: u32, ranges: &[(u32, u32)]) -> Vec<IdRange> {
     let mut out = vec![IdRange { inside: 0, outside: id, count: 1 }];
@@ -123,7 +131,7 @@ fn account_name(uid: u32) -> Option<String> {
 
 /// A forked process that waits outside of the namespace to write its map.
 pub(super) struct Writer {
-    pid: i32,
+    child: process::Child,
     go: File,
     answer: File,
 }
@@ -136,7 +144,7 @@ impl Writer {
         let target = std::process::id();
         let go_number = std::os::fd::AsRawFd::as_raw_fd(&go);
         let plan = plan.clone();
-        let pid = process::fork(cred::Namespaces::NONE, move || {
+        let child = process::fork(cred::Namespaces::NONE, move || {
             // Our copy of the writing end: without closing it, the end of the parent is not seen.
             drop(process::inherited_fd(go_number));
             let mut byte = [0u8];
@@ -149,7 +157,7 @@ impl Writer {
             };
             u8::from(tell.write_all(text.as_bytes()).is_err())
         })?;
-        Ok(Writer { pid, go, answer })
+        Ok(Writer { child, go, answer })
     }
 
     /// Lets it write the map of this process; gives why it could not.
@@ -159,7 +167,7 @@ impl Writer {
             drop(self.go);
             self.answer.read_to_string(&mut text)
         });
-        let _ = process::wait(self.pid);
+        let _ = self.child.wait();
         match told {
             Ok(_) if text == "ok" => Ok(()),
             Ok(_) if text.is_empty() => Err("the helper process died".into()),
@@ -171,7 +179,7 @@ impl Writer {
     /// Ends it without use.
     pub(super) fn dismiss(self) {
         drop(self.go);
-        let _ = process::wait(self.pid);
+        let _ = self.child.wait();
     }
 }
 
@@ -223,12 +231,16 @@ fn write_once(path: &Path, text: &str) -> Result<(), String> {
     write().map_err(|e| format!("write {}: {e}", path.display()))
 }
 
+/// Names the caller.
+pub(super) fn who() -> String {
+    let uid = cred::euid();
+    account_name(uid).unwrap_or_else(|| format!("user {uid}"))
+}
+
 /// Explains why no user namespace can be had, by what the host's settings say.
 pub(super) fn explain_no_userns(error: &sys::Error) -> Error {
-    let uid = cred::euid();
-    let who = account_name(uid).unwrap_or_else(|| format!("user {uid}"));
     let (why, hint) = why_no_userns();
-    Error::NoUserNamespace { who, reason: format!("{}{why}", error.one_line()), hint }
+    Error::NoUserNamespace { who: who(), reason: format!("{}{why}", error.one_line()), hint }
 }
 
 /// Reads the settings that forbid user namespaces: (explanation, command that mends it).

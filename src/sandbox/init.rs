@@ -1,10 +1,14 @@
 //! The session's init: the parent of every RUN, in a pid namespace of its own.
 //!
-//! It is a fork of the builder, made while that had one thread. The kernel makes a pid namespace only
-//! below the one a process is in (clone gives EINVAL after setns), so the builder itself cannot
-//! start RUNs below the init; it asks. What holds it all together is one socket: when the builder
-//! ends, by whatever death, its end closes, the init ends, and the kernel kills all in its namespace
-//! and those below.
+//! It is this program executed again, from a sealed copy in memory, so it holds nothing of the
+//! builder's and has one thread: RUNs are plain forks of it, which costs less than to execute this
+//! program for each. The kernel makes a pid namespace only below the one a process is in (clone gives
+//! EINVAL after setns), so the builder itself cannot start RUNs below the init; it asks. What holds
+//! it all together is one socket: when the builder ends, by whatever death, its end closes, the init
+//! ends, and the kernel kills all in its namespace and those below.
+//!
+//! The seal is for CVE-2019-5736: until its program runs, /proc/self/exe of a RUN is that copy, and
+//! nobody who gets hold of it there can change what users of this program execute.
 //!
 //! The protocol, on sockets that keep the borders of messages:
 //!
@@ -13,14 +17,16 @@
 //! * init → builder, on the RUN's socket: how it ended ([`encode`]), or errno of the clone;
 //! * builder → init, on the RUN's socket: any byte kills it, and so does closing it.
 //!
-//! The init answers nothing else, allocates little, and takes no lock.
+//! Descriptors of the init: 0 empty, 1 and 2 the builder's stderr, 3 the session's socket. It says
+//! first, in one byte, whether /proc can be mounted.
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::ExitCode;
 use std::time::Duration;
 
+use super::rootfs::Kernel;
 use super::{CHILD_ARG0, Error};
 use crate::sys::cred::Namespaces;
 use crate::sys::process::{Child, Ended, Spawn};
@@ -32,7 +38,7 @@ const OWN_NETWORK: u8 = 1;
 /// The builder's handle of the init.
 #[derive(Debug)]
 pub(super) struct Init {
-    pid: i32,
+    child: Child,
     /// None once it has been told to go.
     socket: Option<OwnedFd>,
     /// Whether /proc can be mounted anew in pid namespaces here.
@@ -53,19 +59,35 @@ pub(super) struct Start<'a> {
 pub(super) struct Running(OwnedFd);
 
 impl Init {
-    /// Forks it; it will start RUNs by executing `program`.
+    /// Starts it; `program` is executed as it.
     pub(super) fn start(program: &OwnedFd) -> Result<Init, Error> {
         let sys = |doing| move |source| Error::Sys { doing, source };
         let (socket, theirs) = mem::socket_pair().map_err(sys("making a socket"))?;
-        let (mut answer, tell) = mem::pipe().map_err(sys("making a pipe"))?;
-        let pid = process::fork(Namespaces::PID, || init_main(&theirs, program, tell))
-            .map_err(sys("starting the session's init"))?;
+        let null = File::open("/dev/null")
+            .map_err(|e| Error::Setup { message: format!("/dev/null: {e}") })?;
+        // The constants hold no NUL.
+        let args = [CHILD_ARG0, ROLE].map(|a| CString::new(a).unwrap_or_default());
+        let stderr = std::io::stderr();
+        let child = process::spawn(&Spawn {
+            program: program.as_fd(),
+            args: &args,
+            env: &[],
+            fds: &[null.as_fd(), stderr.as_fd(), stderr.as_fd(), theirs.as_fd()],
+            namespaces: Namespaces::PID,
+        })
+        .map_err(sys("starting the session's init"))?;
         drop(theirs);
         let mut byte = [0u8];
-        answer.read_exact(&mut byte).map_err(|e| Error::Setup {
-            message: format!("the session's init did not start: {e}"),
-        })?;
-        Ok(Init { pid, socket: Some(socket), fresh_proc: byte == *b"p" })
+        match mem::receive(socket.as_fd(), &mut byte) {
+            Ok((1, _)) => {}
+            _ => {
+                let _ = child.kill();
+                let _ = child.wait();
+                let message = "the session's init did not start".into();
+                return Err(Error::Setup { message });
+            }
+        }
+        Ok(Init { child, socket: Some(socket), fresh_proc: byte == *b"p" })
     }
 
     /// Lets it start a RUN.
@@ -85,7 +107,7 @@ impl Init {
 impl Drop for Init {
     fn drop(&mut self) {
         drop(self.socket.take());
-        let _ = process::wait(self.pid);
+        let _ = self.child.wait();
     }
 }
 
@@ -110,7 +132,12 @@ impl Running {
     pub(super) fn ended(&self) -> Result<Ended, Error> {
         let mut message = [0u8; MESSAGE];
         let sys = |source| Error::Sys { doing: "waiting for the sandbox", source };
-        let (length, _) = mem::receive(self.0.as_fd(), &mut message).map_err(sys)?;
+        let (length, _) = match mem::receive(self.0.as_fd(), &mut message) {
+            // It ended on its own just as we killed it; the kernel tells that first, once.
+            Err(e) if e.is(Errno::CONNRESET) => mem::receive(self.0.as_fd(), &mut message),
+            other => other,
+        }
+        .map_err(sys)?;
         match decode(&message[..length]) {
             Some(Ok(ended)) => Ok(ended),
             Some(Err(errno)) => Err(Error::Sys {
@@ -168,23 +195,32 @@ struct Run {
     deaf: bool,
 }
 
+/// argv[1] of the init.
+pub(super) const ROLE: &str = "init";
+
+/// Descriptor of the session's socket.
+const SOCKET_FD: i32 = 3;
+
 /// Is the init.
-fn init_main(socket: &OwnedFd, program: &OwnedFd, mut tell: File) -> u8 {
+pub(super) fn main() -> ExitCode {
+    let Some(socket) = process::inherited_fd(SOCKET_FD) else { return ExitCode::from(125) };
+    process::close_from(SOCKET_FD + 1);
+    // For the RUNs, which inherit it: no handlers, and no terminal to read from or be signalled by.
+    process::reset_signals();
     let _ = process::setsid();
     let _ = process::die_with_parent();
-    let proc = mount::Fs::open("proc").and_then(|fs| fs.mount(mount::Attrs::INERT));
-    if tell.write_all(if proc.is_ok() { b"p" } else { b"-" }).is_err() {
-        return 1;
-    }
-    drop((proc, tell));
-    let Ok(null) = File::open("/dev/null") else { return 1 };
-    // All other descriptors of the builder must go: a lock among them would be held for ever.
-    let Ok([socket, program, null]) =
-        process::keep_only([socket.as_fd(), program.as_fd(), null.as_fd()])
+    let Ok(null) = mem::set_cloexec(socket.as_fd(), true)
+        .map_err(std::io::Error::from)
+        .and_then(|()| File::open("/dev/null"))
     else {
-        return 1;
+        return ExitCode::from(125);
     };
-    let Ok(arg0) = CString::new(CHILD_ARG0) else { return 1 };
+    let proc = mount::Fs::open("proc").and_then(|fs| fs.mount(mount::Attrs::INERT));
+    if mem::send(socket.as_fd(), if proc.is_ok() { b"p" } else { b"-" }, &[]).is_err() {
+        return ExitCode::from(125);
+    }
+    drop(proc);
+    let kernel = Kernel::look();
     let mut runs: Vec<Run> = Vec::new();
     loop {
         let mut fds = vec![Some(socket.as_fd())];
@@ -192,7 +228,7 @@ fn init_main(socket: &OwnedFd, program: &OwnedFd, mut tell: File) -> u8 {
             fds.push(Some(run.child.pidfd()));
             fds.push((!run.deaf).then(|| run.socket.as_fd()));
         }
-        let Ok(ready) = mem::poll_readable(&fds, None) else { return 1 };
+        let Ok(ready) = mem::poll_readable(&fds, None) else { return ExitCode::from(125) };
         drop(fds);
         let mut flags = ready.get(1..).unwrap_or_default().chunks_exact(2);
         runs.retain_mut(|run| match flags.next() {
@@ -203,51 +239,44 @@ fn init_main(socket: &OwnedFd, program: &OwnedFd, mut tell: File) -> u8 {
                 false
             }
             Some([_, true]) => {
+                // Read, not left: closing a socket with something unread resets the other end.
+                let _ = mem::receive(run.socket.as_fd(), &mut [0u8]);
                 let _ = run.child.kill();
                 run.deaf = true;
                 true
             }
             _ => true,
         });
-        if ready.first() == Some(&true) && !accept(&socket, &program, &null, &arg0, &mut runs) {
-            return 0;
+        if ready.first() == Some(&true) {
+            match accept(&socket, &null, &kernel) {
+                Ok(Some(run)) => runs.push(run),
+                Ok(None) => {}
+                // There is no builder any more.
+                Err(()) => return ExitCode::SUCCESS,
+            }
         }
     }
 }
 
-/// Starts the RUN that the builder asks for; false when there is no builder any more.
-fn accept(
-    socket: &OwnedFd,
-    program: &OwnedFd,
-    null: &OwnedFd,
-    arg0: &CString,
-    runs: &mut Vec<Run>,
-) -> bool {
+/// Starts the RUN that the builder asks for; None when it could not be.
+fn accept(socket: &OwnedFd, null: &File, kernel: &Kernel) -> Result<Option<Run>, ()> {
     let mut flags = [0u8];
-    let Ok((1, fds)) = mem::receive(socket.as_fd(), &mut flags) else { return false };
-    let [out, err, order, report, reply] = fds.as_slice() else { return false };
+    let Ok((1, fds)) = mem::receive(socket.as_fd(), &mut flags) else { return Err(()) };
+    let Ok([out, err, order, report, reply]) = <[OwnedFd; 5]>::try_from(fds) else {
+        return Err(());
+    };
     let mut namespaces = Namespaces::MOUNT | Namespaces::PID | Namespaces::IPC | Namespaces::UTS;
     if flags[0] & OWN_NETWORK != 0 {
         namespaces = namespaces | Namespaces::NET;
     }
-    let started = process::spawn(&Spawn {
-        program: program.as_fd(),
-        args: std::slice::from_ref(arg0),
-        env: &[],
-        fds: &[null.as_fd(), out.as_fd(), err.as_fd(), order.as_fd(), report.as_fd()],
-        namespaces,
-    });
-    match (started, reply.try_clone()) {
-        (Ok(child), Ok(socket)) => runs.push(Run { child, socket, deaf: false }),
-        (Ok(child), Err(_)) => {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        (Err(e), _) => {
+    let fds = [null.as_fd(), out.as_fd(), err.as_fd(), order.as_fd(), report.as_fd()];
+    match process::fork(namespaces, || super::child::run(fds, kernel)) {
+        Ok(child) => Ok(Some(Run { child, socket: reply, deaf: false })),
+        Err(e) => {
             let _ = mem::send(reply.as_fd(), &encode(Err(e.errno)), &[]);
+            Ok(None)
         }
     }
-    true
 }
 
 #[cfg(test)]

@@ -4,11 +4,12 @@
 //! # Model
 //!
 //! * The **session** ([`Session::enter`]) is what all RUNs of a build share: the user namespace and
-//!   its id map, a private mount namespace, and a *session init*: a process in a pid namespace of
-//!   its own, which ends when the builder ends, by whatever death, and takes every RUN with it.
-//! * A **run** ([`Session::run`]) is `/proc/self/exe` executed again from a sealed copy, with a
-//!   [`RunSpec`] on a memfd, straight into new mount, pid, ipc and uts namespaces. It puts the root
-//!   together, drops what a RUN must not have, and becomes the program, as pid 1.
+//!   its id map, a private mount namespace, and a *session init*: this program executed again from a
+//!   sealed copy, in a pid namespace of its own, which ends when the builder ends, by whatever death,
+//!   and takes every RUN with it.
+//! * A **run** ([`Session::run`]) is a fork of the session init into new mount, pid, ipc and uts
+//!   namespaces, with a [`RunSpec`] on a memfd. It puts the root together, drops what a RUN must not
+//!   have, and becomes the program, as pid 1.
 //! * **Emulators** ([`Session::register_emulators`]) are registered in the user namespace's own
 //!   binfmt_misc, held by a detached mount: the host never sees them, and they end with the process.
 //!
@@ -19,7 +20,7 @@
 //! * No process of a RUN outlives it, nor the builder.
 //! * Never decides what a layer is: it knows directories, not Tocs.
 //!
-//! Start reading at [`session`], then [`child`].
+//! Start reading at `session.rs`, then `init.rs`, then `child.rs`.
 
 mod child;
 pub mod emulation;
@@ -33,7 +34,7 @@ mod user;
 
 pub use child::child_main;
 pub use emulation::{Arch, Emulator};
-pub use probe::{Check, HostReport, probe};
+pub use probe::{Check, HostReport, probe, probe_in};
 pub use session::{Cancel, Isolation, Options, RunOutcome, Rung, Session, Status, Stream};
 pub use spec::{Access, Mount, MountKind, Network, RunSpec};
 

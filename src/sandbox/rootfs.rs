@@ -21,16 +21,19 @@ use crate::sys::{Errno, dir, node};
 /// A failure, told to the builder as text.
 pub(super) type Result<T> = std::result::Result<T, String>;
 
+/// Device nodes do nothing.
+const NODEV: Attrs = Attrs { read_only: false, nosuid: false, nodev: true, noexec: false };
+
 /// Puts what was being done in front of a failure.
 pub(super) fn doing<E: Into<std::io::Error>>(what: impl std::fmt::Display) -> impl Fn(E) -> String {
     move |e| format!("{what}: {}", e.into())
 }
 
 /// Builds the root and attaches it at `upper`; gives its root directory.
-pub(super) fn build(order: &Order<'_>) -> Result<OwnedFd> {
+pub(super) fn build(order: &Order<'_>, kernel: &Kernel) -> Result<OwnedFd> {
     let spec = &*order.spec;
     let root = overlay_root(spec)?;
-    proc(order, root.as_fd())?;
+    proc(order, kernel, root.as_fd())?;
     sys(spec, root.as_fd())?;
     dev(spec, root.as_fd())?;
     let mut memory = Memory { place: &spec.work, root: None, names: 0 };
@@ -63,20 +66,30 @@ fn overlay_root(spec: &RunSpec) -> Result<OwnedFd> {
         node::chmod_fd(upper.as_fd(), looks.mode).map_err(&fail)?;
         dir::futimens(upper.as_fd(), looks.mtime_sec, looks.mtime_nsec).map_err(&fail)?;
     }
-    let writable = Some((spec.upper.as_path(), spec.work.as_path()));
-    match overlay(&spec.lowers, writable) {
+    overlay_at(&spec.lowers, (&spec.upper, &spec.work), &spec.upper)
+}
+
+/// Mounts an overlay at a directory; gives its root.
+fn overlay_at(lowers: &[PathBuf], writable: (&Path, &Path), at: &Path) -> Result<OwnedFd> {
+    match overlay(lowers, Some(writable)) {
         Ok(root) => {
-            mount::attach(root.as_fd(), upper.as_fd()).map_err(doing("attaching the root"))?;
+            let place = dir::open(at).map_err(doing("opening the mount point"))?;
+            mount::attach(root.as_fd(), place.as_fd()).map_err(doing("attaching the overlay"))?;
             Ok(root)
         }
         // Linux < 6.5 has no `lowerdir+`, < 5.10 no `volatile`: "Unknown parameter".
         Err(e) if e.is(Errno::INVAL) || e.is(Errno::NOSYS) => {
-            overlay_old(&spec.lowers, writable, &spec.upper)
-                .map_err(|old| format!("mounting the root: {}; {old}", e.one_line()))?;
-            dir::open(&spec.upper).map_err(doing("opening the root"))
+            overlay_old(lowers, Some(writable), at)
+                .map_err(|old| format!("mounting an overlay: {}; {old}", e.one_line()))?;
+            dir::open(at).map_err(doing("opening the overlay"))
         }
-        Err(e) => Err(format!("mounting the root: {}", e.one_line())),
+        Err(e) => Err(format!("mounting an overlay: {}", e.one_line())),
     }
+}
+
+/// Mounts an overlay as RUN does, to see whether it can be done.
+pub(super) fn try_overlay(lowers: &[PathBuf], upper: &Path, work: &Path, at: &Path) -> Result<()> {
+    overlay_at(lowers, (upper, work), at).map(drop)
 }
 
 /// Makes an overlay, attached nowhere.
@@ -97,7 +110,8 @@ fn overlay(
     fs.flag("userxattr")?;
     // With an index, overlay keeps hard links of lower files together by names of its own in `work`.
     fs.set("index", b"off")?;
-    fs.mount(Attrs::default())
+    // In a user namespace no device works anyway; without one (rung `root`) mknod must be harmless.
+    fs.mount(NODEV)
 }
 
 /// Mounts an overlay at `target` by mount(2), whose options are one page at most: short names for the
@@ -163,9 +177,27 @@ const PROC_MASKED: [&str; 9] = [
     "timer_stats",
 ];
 
+/// What this kernel has of [`PROC_READ_ONLY`] and [`PROC_MASKED`]; looked up once a session.
+#[derive(Debug)]
+pub(super) struct Kernel {
+    read_only: Vec<&'static str>,
+    masked: Vec<&'static str>,
+}
+
+impl Kernel {
+    /// Looks into /proc.
+    pub(super) fn look() -> Kernel {
+        let there = |name: &&'static str| Path::new("/proc").join(name).exists();
+        Kernel {
+            read_only: PROC_READ_ONLY.into_iter().filter(there).collect(),
+            masked: PROC_MASKED.into_iter().filter(there).collect(),
+        }
+    }
+}
+
 /// Mounts /proc. As root of the initial namespace a RUN would else write the host's sysctls: those
 /// ask for uid 0 only, and an identity map gives it.
-fn proc(order: &Order<'_>, root: BorrowedFd<'_>) -> Result<()> {
+fn proc(order: &Order<'_>, kernel: &Kernel, root: BorrowedFd<'_>) -> Result<()> {
     let place = own_mount_point(root, "proc")?;
     let proc = if order.fresh_proc {
         Fs::open("proc").and_then(|fs| fs.mount(Attrs::INERT)).map_err(doing("mounting /proc"))?
@@ -176,18 +208,15 @@ fn proc(order: &Order<'_>, root: BorrowedFd<'_>) -> Result<()> {
     if order.spec.insecure {
         return Ok(());
     }
-    for name in PROC_READ_ONLY {
+    for name in &kernel.read_only {
         let fail = doing(format!("making /proc/{name} read-only"));
         // Recursive, as /proc/sys may hold the mount of binfmt_misc where /proc is the host's.
-        let copy = match mount::clone_tree(proc.as_fd(), name.as_bytes(), true) {
-            Err(e) if e.is(Errno::NOENT) => continue,
-            other => other.map_err(&fail)?,
-        };
+        let copy = mount::clone_tree(proc.as_fd(), name.as_bytes(), true).map_err(&fail)?;
         let attrs = Attrs { read_only: true, ..Attrs::INERT };
         mount::set_attrs(copy.as_fd(), attrs, true).map_err(&fail)?;
         mount::attach_at(copy.as_fd(), proc.as_fd(), name.as_bytes()).map_err(&fail)?;
     }
-    PROC_MASKED.iter().try_for_each(|name| mask(proc.as_fd(), name))
+    kernel.masked.iter().try_for_each(|name| mask(proc.as_fd(), name))
 }
 
 /// Hides a file or directory of a kernel file system, if it is there.
@@ -229,7 +258,8 @@ fn dev(spec: &RunSpec, root: BorrowedFd<'_>) -> Result<()> {
         let fs = Fs::open("tmpfs")?;
         fs.set("size", b"65536k")?;
         fs.set("mode", b"755")?;
-        fs.mount(Attrs { nosuid: true, ..Attrs::default() })
+        // The devices are mounts of their own, which this does not touch.
+        fs.mount(Attrs { nosuid: true, ..NODEV })
     };
     let dev = tmpfs().map_err(doing("mounting /dev"))?;
     mount::attach(dev.as_fd(), place.as_fd()).map_err(doing("attaching /dev"))?;
@@ -380,7 +410,7 @@ fn bind(base: OwnedFd, subpath: &str, access: &Access) -> Result<OwnedFd> {
     let made = mount::clone_tree(from.as_fd(), b"", false)
         .or_else(|_| mount::clone_tree(from.as_fd(), b"", true))
         .map_err(doing("binding"))?;
-    let attrs = Attrs { read_only: *access == Access::ReadOnly, nodev: true, ..Attrs::default() };
+    let attrs = Attrs { read_only: *access == Access::ReadOnly, ..NODEV };
     mount::set_attrs(made.as_fd(), attrs, true).map_err(doing("binding"))?;
     Ok(made)
 }
@@ -421,7 +451,7 @@ fn layers(
         }
         Access::ReadWrite => return Err("layers cannot be mounted for writing".into()),
     };
-    let attrs = Attrs { read_only: *access == Access::ReadOnly, nodev: true, ..Attrs::default() };
+    let attrs = Attrs { read_only: *access == Access::ReadOnly, ..NODEV };
     let made = if subpath.trim_matches('/').is_empty() {
         merged
     } else {

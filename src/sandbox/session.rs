@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::emulation::{Emulator, Registry};
 use super::idmap::{self, Plan};
@@ -32,7 +32,8 @@ pub enum Isolation {
 }
 
 /// What isolation a session got.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Rung {
     /// A user namespace with a range of ids.
     Userns,
@@ -161,7 +162,14 @@ impl Cancel {
 
     /// Says whether somebody cancelled.
     pub fn is_cancelled(&self) -> bool {
-        self.0.wished.load(Ordering::SeqCst)
+        self.0.wished.load(Ordering::SeqCst) || crate::sys::process::stop_requested()
+    }
+
+    /// Takes SIGINT, SIGTERM and SIGHUP as wishes to stop; a second one ends the process at once.
+    pub fn on_signals(&self) {
+        // The handler may run until the process ends, so the event must live as long.
+        std::mem::forget(self.clone());
+        crate::sys::process::stop_on_signals(self.fd());
     }
 
     /// Gives a descriptor that can be polled: readable once somebody cancelled.
@@ -192,12 +200,27 @@ impl Session {
         }
         let sys = |doing| move |source| Error::Sys { doing, source };
         let program = program_to_run(options)?;
-        let (map, rung, notes) = enter_namespaces(options)?;
+        let (map, rung, short) = enter_namespaces(options)?;
+        let mut notes = Vec::new();
+        if let Some(short) = short {
+            let cost = match rung {
+                Rung::Root => "RUN is isolated by mount and pid namespaces only",
+                _ => "only one user id is mapped: programs in RUN cannot become other users",
+            };
+            notes.push(format!("{cost} ({}); to mend: {}", short.reason, short.hint));
+        }
         mount::make_all_private().map_err(sys("making the mounts private"))?;
         if rung != Rung::Root {
             cred::set_ids(0, 0).map_err(sys("becoming root of the user namespace"))?;
         }
         let init = Init::start(&program)?;
+        if !init.fresh_proc {
+            notes.push(
+                "/proc cannot be mounted anew, so RUN sees the host's process ids in it; to mend: \
+                 start the container with --security-opt systempaths=unconfined"
+                    .into(),
+            );
+        }
         Ok(Session { map, rung, notes, init, emulators: None })
     }
 
@@ -355,6 +378,8 @@ fn outcome(report: &[u8], ended: process::Ended) -> Result<RunOutcome, Error> {
         (Some(code), _) => Status::Exited(code),
         (None, signal) => Status::Signaled(signal.unwrap_or(0)),
     };
+    // A user that the image does not have is told before anybody is become.
+    let user = user.or(not_started.as_ref().map(|_| (0, 0)));
     let Some((uid, gid)) = user else { return Err(Error::Died { status }) };
     Ok(RunOutcome {
         status: not_started.unwrap_or(status),
@@ -395,8 +420,16 @@ fn reopen_read_only(file: &File) -> std::io::Result<OwnedFd> {
     File::open(format!("/proc/self/fd/{number}")).map(OwnedFd::from)
 }
 
+/// What a session falls short of, and why.
+pub(super) struct Shortfall {
+    pub(super) reason: String,
+    pub(super) hint: String,
+}
+
 /// Unshares the user and mount namespaces and maps ids.
-fn enter_namespaces(options: &Options) -> Result<(IdMap, Rung, Vec<String>), Error> {
+pub(super) fn enter_namespaces(
+    options: &Options,
+) -> Result<(IdMap, Rung, Option<Shortfall>), Error> {
     let sys = |doing| move |source| Error::Sys { doing, source };
     let plan = idmap::plan(options);
     let writer = match &plan {
@@ -409,50 +442,34 @@ fn enter_namespaces(options: &Options) -> Result<(IdMap, Rung, Vec<String>), Err
         }
         return match plan {
             Plan::Direct(map) if cred::unshare(Namespaces::MOUNT).is_ok() => {
-                let note = format!(
-                    "no user namespace ({}): RUN is isolated by mount and pid namespaces only",
-                    error.one_line()
-                );
-                Ok((map, Rung::Root, vec![note]))
+                let (why, hint) = idmap::why_no_userns();
+                let reason = format!("no user namespace: {}{why}", error.one_line());
+                Ok((map, Rung::Root, Some(Shortfall { reason, hint })))
             }
             _ => Err(idmap::explain_no_userns(&error)),
         };
     }
-    let no_range = |reason: String, hint: String| Error::NoIdRange { reason, hint };
     let (single, reason, hint) = match (plan, writer) {
         (Plan::Single { map, reason, hint }, _) => (map, reason, hint),
-        (Plan::Direct(map) | Plan::Programs { map, .. }, Some(writer)) => {
-            let own = IdMap {
-                uids: map.uids.iter().filter(|r| r.inside == 0).copied().collect(),
-                gids: map.gids.iter().filter(|r| r.inside == 0).copied().collect(),
+        (Plan::Direct(map) | Plan::Programs { map, .. }, writer) => {
+            let written = match writer {
+                Some(writer) => writer.write(),
+                None => Err("no helper process".into()),
             };
-            match writer.write() {
-                Ok(()) => {
-                    let rung = if map.is_single() { Rung::UsernsSingle } else { Rung::Userns };
-                    return Ok((map, rung, Vec::new()));
-                }
-                Err(reason) => (own, reason, "run `lapstrake doctor`".to_owned()),
-            }
+            let Err(reason) = written else {
+                let rung = if map.is_single() { Rung::UsernsSingle } else { Rung::Userns };
+                return Ok((map, rung, None));
+            };
+            (idmap::first_id(&map), reason, "run `lapstrake doctor`".to_owned())
         }
-        (plan, None) => return Err(no_range(format!("{plan:?}"), String::new())),
     };
     if options.isolation == Isolation::Userns {
-        return Err(no_range(reason, hint));
+        return Err(Error::NoIdRange { reason, hint });
     }
-    let single = IdMap {
-        uids: single.uids.iter().map(|r| super::IdRange { count: 1, ..*r }).collect(),
-        gids: single.gids.iter().map(|r| super::IdRange { count: 1, ..*r }).collect(),
-    };
     idmap::write_single(&single).map_err(|reason| {
         let (why, hint) = idmap::why_no_userns();
-        Error::NoUserNamespace { who: "this user".into(), reason: reason + &why, hint }
+        Error::NoUserNamespace { who: idmap::who(), reason: reason + &why, hint }
     })?;
-    let mut notes = Vec::new();
-    if options.isolation == Isolation::Auto {
-        notes.push(format!(
-            "only one user id is mapped ({reason}): programs in RUN cannot become other users\n\
-             to mend: {hint}"
-        ));
-    }
-    Ok((single, Rung::UsernsSingle, notes))
+    let short = (options.isolation == Isolation::Auto).then_some(Shortfall { reason, hint });
+    Ok((single, Rung::UsernsSingle, short))
 }

@@ -128,7 +128,7 @@ mod tests {
         fs::write(root.join(".moved-up-0"), "").unwrap();
         std::os::unix::fs::symlink(dir.path(), root.join("a/link")).unwrap();
         for path in ["a/b", "a"] {
-            fs::set_permissions(root.join(path), fs::Permissions::from_mode(0)).unwrap();
+            fs::set_permissions(root.join(path), fs::Permissions::from_mode(0o0)).unwrap();
         }
         tree(&root).unwrap();
         assert!(!root.exists() && canary.exists());

@@ -164,15 +164,14 @@ pub fn make_all_private() -> Result<()> {
     rustix::mount::mount_change(c"/", flags).map_err(|e| Error::new("mount", "MS_PRIVATE, /", e))
 }
 
-/// Mounts by mount(2): for overlay options that fsconfig cannot carry before Linux 6.5.
+/// Mounts by mount(2), without devices: for overlay options that fsconfig cannot carry before Linux 6.5.
 pub fn mount_old(kind: &str, target: &Path, data: &[u8]) -> Result<()> {
     let fail = |e| {
         let args = format!("{kind}, {}, {}", target.display(), String::from_utf8_lossy(data));
         Error::new("mount", args, e)
     };
     let data = CString::new(data).map_err(|_| fail(Errno::INVAL))?;
-    rustix::mount::mount(kind, target, kind, MountFlags::empty(), Some(data.as_c_str()))
-        .map_err(fail)
+    rustix::mount::mount(kind, target, kind, MountFlags::NODEV, Some(data.as_c_str())).map_err(fail)
 }
 
 /// Makes the directory `root` the root of this process and of its mount namespace, and lets go of

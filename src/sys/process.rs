@@ -4,7 +4,7 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal};
+use rustix::process::Signal;
 
 use super::cred::Namespaces;
 use super::{Errno, Error, Result, check, show_fd};
@@ -186,8 +186,7 @@ impl Child {
     }
 }
 
-/// Waits for the end of a child, and reaps it.
-pub fn wait(pid: i32) -> Result<Ended> {
+fn wait(pid: i32) -> Result<Ended> {
     let mut status: libc::c_int = 0;
     loop {
         // SAFETY: rusage is plain old data; both pointers are to locals.
@@ -212,38 +211,47 @@ pub fn wait(pid: i32) -> Result<Ended> {
 }
 
 fn duration(time: libc::timeval) -> Duration {
-    let micros = time.tv_sec as i64 * 1_000_000 + time.tv_usec as i64;
-    Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+    // A 32-bit host has narrower fields than others.
+    let part = |n: i128| u64::try_from(n).unwrap_or(0);
+    let (seconds, micros) = (part(time.tv_sec.into()), part(time.tv_usec.into()));
+    Duration::from_secs(seconds) + Duration::from_micros(micros)
 }
 
-/// Counts the threads of this process.
+/// Counts the threads of this process, by the links of the directory that has one for each.
 pub fn thread_count() -> usize {
-    std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count)
+    super::dir::stat_follow(std::path::Path::new("/proc/self/task"))
+        .map_or(1, |stat| (stat.nlink as usize).saturating_sub(2))
 }
 
 /// Forks this process, which must have one thread (else EBUSY), into new namespaces. The child runs
 /// `body` and exits with what it gives.
-pub fn fork(namespaces: Namespaces, body: impl FnOnce() -> u8) -> Result<i32> {
+pub fn fork(namespaces: Namespaces, body: impl FnOnce() -> u8) -> Result<Child> {
     if thread_count() != 1 {
         return Err(Error::new("fork", "a process with threads", Errno::BUSY));
     }
-    let args = || ("clone", format!("{namespaces:?}"));
-    // SAFETY: a clone without CLONE_VM and without a stack is a fork. With one thread, no lock is
-    // held by anyone who does not exist in the child.
+    let mut pidfd: libc::c_int = -1;
+    // SAFETY: a clone without CLONE_VM and without a stack is a fork; the kernel writes the pidfd to
+    // a local before it returns. With one thread, no lock is held by anyone who does not exist in
+    // the child.
     #[expect(unsafe_code, reason = "fork, with namespaces")]
     let pid = unsafe {
-        let flags = libc::c_long::from(libc::SIGCHLD | namespaces.bits());
+        let flags = libc::c_long::from(libc::SIGCHLD | libc::CLONE_PIDFD | namespaces.bits());
+        let told = &raw mut pidfd;
         #[cfg(target_arch = "s390x")]
-        let pid = libc::syscall(libc::SYS_clone, 0, flags, 0, 0, 0);
+        let pid = libc::syscall(libc::SYS_clone, 0, flags, told, 0, 0);
         #[cfg(not(target_arch = "s390x"))]
-        let pid = libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0);
+        let pid = libc::syscall(libc::SYS_clone, flags, 0, told, 0, 0);
         pid
     };
-    if check(pid, args)? == 0 {
+    if check(pid, || ("clone", format!("{namespaces:?}")))? == 0 {
         let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or(125);
         exit_now(code);
     }
-    i32::try_from(pid).map_err(|_| Error::new("clone", pid, Errno::OVERFLOW))
+    let pid = i32::try_from(pid).map_err(|_| Error::new("clone", pid, Errno::OVERFLOW))?;
+    // SAFETY: the kernel just opened it for us.
+    #[expect(unsafe_code, reason = "a descriptor by number")]
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Child { pid, pidfd })
 }
 
 /// Ends this process without running destructors or flushing anything.
@@ -336,6 +344,57 @@ pub fn inherited_fd(number: i32) -> Option<OwnedFd> {
     }
 }
 
+/// How often the user asked this process to stop.
+static STOPS: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+/// The event descriptor that the first such request is written to.
+static STOP_EVENT: std::sync::atomic::AtomicI32 = std::sync::atomic::AtomicI32::new(-1);
+
+/// Exit code of a program that the user stopped: 128 + SIGINT.
+const INTERRUPTED: libc::c_int = 130;
+
+extern "C" fn stop(_: libc::c_int) {
+    use std::sync::atomic::Ordering;
+    if STOPS.fetch_add(1, Ordering::SeqCst) > 0 {
+        // The second request: at once. All RUNs die with this process.
+        // SAFETY: _exit is async-signal-safe and takes any number.
+        #[expect(unsafe_code, reason = "std's exit is not async-signal-safe")]
+        unsafe {
+            libc::_exit(INTERRUPTED)
+        }
+    }
+    let one = 1u64;
+    // SAFETY: write is async-signal-safe; the pointer is to eight valid bytes; errno is the only
+    // thing that it changes, and the interrupted code is in a call that reports its own.
+    #[expect(unsafe_code, reason = "std's write may lock")]
+    unsafe {
+        let errno = *libc::__errno_location();
+        libc::write(STOP_EVENT.load(Ordering::SeqCst), (&raw const one).cast(), 8);
+        *libc::__errno_location() = errno;
+    }
+}
+
+/// From now on, SIGINT, SIGTERM and SIGHUP are requests to stop: the first makes `event` (an
+/// eventfd that lives as long as the process) readable, the second ends the process at once.
+pub fn stop_on_signals(event: BorrowedFd<'_>) {
+    STOP_EVENT.store(event.as_raw_fd(), std::sync::atomic::Ordering::SeqCst);
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        // SAFETY: `stop` is an async-signal-safe function of the right type, and the structure is
+        // plain data for which zero is a valid value of every field.
+        #[expect(unsafe_code, reason = "rustix has no signal handlers")]
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = stop as *const () as usize;
+            action.sa_flags = libc::SA_RESTART;
+            libc::sigaction(signal, &raw const action, std::ptr::null_mut());
+        }
+    }
+}
+
+/// Says whether the user asked this process to stop.
+pub fn stop_requested() -> bool {
+    STOPS.load(std::sync::atomic::Ordering::SeqCst) > 0
+}
+
 /// Puts all signals back to what a fresh process expects: no handlers, nothing ignored (Rust
 /// ignores SIGPIPE), nothing blocked.
 pub fn reset_signals() {
@@ -382,17 +441,6 @@ pub fn getcwd() -> Result<Vec<u8>> {
     rustix::process::getcwd(Vec::new())
         .map(CString::into_bytes)
         .map_err(|e| Error::new("getcwd", "", e))
-}
-
-/// Sends SIGKILL to a child by its id.
-pub fn kill(pid: i32) -> Result<()> {
-    let Some(pid) = Pid::from_raw(pid) else {
-        return Err(Error::new("kill", pid, Errno::SRCH));
-    };
-    match rustix::process::kill_process(pid, Signal::KILL) {
-        Ok(()) | Err(Errno::SRCH) => Ok(()),
-        Err(e) => Err(Error::new("kill", format!("{pid:?}, KILL"), e)),
-    }
 }
 
 #[cfg(test)]

@@ -140,8 +140,9 @@ fn put(
         progress(&label, blob.size, Some(blob.size));
         return Ok(false);
     }
-    if let Some(file) = source.blob_file(blob) {
-        sink.put_blob_file(blob, &file)?;
+    if let Some(file) = source.blob_file(blob)
+        && sink.put_blob_file(blob, &file)?
+    {
         progress(&label, blob.size, Some(blob.size));
         return Ok(true);
     }
@@ -149,9 +150,37 @@ fn put(
     if media_type::is_foreign(&blob.media_type) && source.blob(blob).is_err() {
         return Ok(false);
     }
-    sink.put_blob(blob, &mut || source.blob(blob))?;
+    sink.put_blob(blob, &mut || {
+        let inner = source.blob(blob)?;
+        Ok(Box::new(Told { inner, count: 0, next: 0, blob, label: label.clone(), progress }))
+    })?;
     progress(&label, blob.size, Some(blob.size));
     Ok(true)
+}
+
+/// Tells of progress while it is read. A blob that is sent again starts again.
+struct Told<'a> {
+    inner: Box<dyn Read + Send>,
+    count: u64,
+    next: u64,
+    blob: &'a Descriptor,
+    label: String,
+    progress: &'a Progress<'a>,
+}
+
+/// How many bytes pass between two reports: some hundred a second on the fastest lines.
+const REPORT: u64 = 1 << 20;
+
+impl Read for Told<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.count += count as u64;
+        if self.count >= self.next {
+            self.next = self.count + REPORT;
+            (self.progress)(&self.label, self.count, Some(self.blob.size));
+        }
+        Ok(count)
+    }
 }
 
 /// Copies a reader to a writer and keeps read and write errors apart.

@@ -441,10 +441,14 @@ impl LayoutSink {
     /// directory that holds something else is left as it is.
     pub fn create(path: &Path) -> Result<LayoutSink> {
         match fs::read_dir(path) {
-            Ok(mut entries) => {
+            Ok(entries) => {
                 let is_layout =
                     path.join("oci-layout").exists() || path.join("index.json").exists();
-                if !is_layout && entries.next().is_some() {
+                // What another writer, or a killed one, has begun is no layout yet.
+                let ours = |name: &[u8]| name == b"blobs" || name.starts_with(TEMPORARY.as_bytes());
+                let foreign =
+                    entries.flatten().any(|entry| !ours(entry.file_name().as_encoded_bytes()));
+                if foreign && !is_layout {
                     return Err(Error::Occupied { path: path.to_owned() });
                 }
             }
@@ -464,7 +468,7 @@ impl LayoutSink {
         let _ = dir.lock_shared();
         let sink = LayoutSink { path: path.to_owned(), dir };
         if !path.join("oci-layout").exists() {
-            sink.write("oci-layout", OCI_LAYOUT)?;
+            sink.mark()?;
         }
         if let Some(bytes) = read_file(&Directory { path: path.to_owned() }, "oci-layout")? {
             check_version(&bytes, &path.display().to_string())?;
@@ -493,6 +497,20 @@ impl LayoutSink {
             .map_err(io_error("set the mode of", file.path()))?;
         file.persist(path).map_err(|error| io_error("rename a file to", path)(error.error))?;
         Ok(())
+    }
+
+    /// Makes `oci-layout`. One that another writer has just made must stay: locks are on it.
+    fn mark(&self) -> Result<()> {
+        let path = self.path.join("oci-layout");
+        let mut file = self.temporary(&self.path)?;
+        file.write_all(OCI_LAYOUT)
+            .and_then(|()| file.as_file().set_permissions(Permissions::from_mode(0o644)))
+            .map_err(io_error("write", &path))?;
+        match file.persist_noclobber(&path) {
+            Ok(_) => Ok(()),
+            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(io_error("create", &path)(error.error)),
+        }
     }
 
     /// Writes a file of the layout whole or not at all.
@@ -631,13 +649,13 @@ impl Sink for LayoutSink {
 
     /// Takes over a file: by reflink where the file system can, by a hard link where it is the same
     /// file system, else by copying.
-    fn put_blob_file(&self, descriptor: &Descriptor, source: &Path) -> Result<()> {
+    fn put_blob_file(&self, descriptor: &Descriptor, source: &Path) -> Result<bool> {
         let path = self.blob_path(&descriptor.digest);
         let dir = self.path.join("blobs/sha256");
         let from = File::open(source).map_err(io_error("open", source))?;
         let mut file = self.temporary(&dir)?;
         if crate::sys::dir::reflink(from.as_fd(), file.as_file().as_fd()).is_ok() {
-            return self.install(file, &path);
+            return self.install(file, &path).map(|()| true);
         }
         let link = dir.join(format!("{TEMPORARY}link-{}", descriptor.digest.hex()));
         if fs::hard_link(source, &link).is_ok() {
@@ -645,7 +663,7 @@ impl Sink for LayoutSink {
             if renamed.is_err() {
                 let _ = fs::remove_file(&link);
             }
-            return renamed;
+            return renamed.map(|()| true);
         }
         let mut from = from;
         // std copies within the kernel where it can.
@@ -658,7 +676,7 @@ impl Sink for LayoutSink {
                 found: copied,
             });
         }
-        self.install(file, &path)
+        self.install(file, &path).map(|()| true)
     }
 
     fn put_manifest(&self, descriptor: &Descriptor, bytes: &[u8]) -> Result<()> {

@@ -35,14 +35,20 @@ mod select;
 pub mod stored;
 pub mod validate;
 
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod tests;
+
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::oci::{Descriptor, Reference};
-use crate::registry::Client;
+
 use crate::store::Store;
 
+pub use crate::registry::Client;
 pub use blob::Verified;
 pub use copy::{Copied, copy, read_small};
 pub use error::{Error, Result};
@@ -88,16 +94,10 @@ pub trait Sink: Send + Sync {
     /// size are verified.
     fn put_blob(&self, descriptor: &Descriptor, open: &mut OpenBlob<'_>) -> Result<()>;
 
-    /// Stores a blob that is a file which does not change. May link to it.
-    fn put_blob_file(&self, descriptor: &Descriptor, file: &std::path::Path) -> Result<()> {
-        self.put_blob(descriptor, &mut || {
-            let file = std::fs::File::open(file).map_err(|source| Error::Io {
-                action: "open",
-                path: file.to_owned(),
-                source,
-            })?;
-            Ok(Box::new(file))
-        })
+    /// Stores a blob that is a file which does not change, by a link where it can. Says `false`
+    /// when it takes streams only.
+    fn put_blob_file(&self, _descriptor: &Descriptor, _file: &std::path::Path) -> Result<bool> {
+        Ok(false)
     }
 
     /// Stores a manifest or index that another one names.
@@ -114,7 +114,7 @@ pub trait Sink: Send + Sync {
 }
 
 /// Opens content anew.
-pub type OpenBlob<'a> = dyn FnMut() -> Result<Box<dyn Read + Send>> + 'a;
+pub type OpenBlob<'a> = dyn FnMut() -> Result<Box<dyn Read + Send + 'a>> + 'a;
 
 /// Where [`export`] writes.
 #[derive(Debug, Clone, PartialEq, Eq)]

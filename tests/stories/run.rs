@@ -22,7 +22,7 @@ fn on(
 
 story!(shell_exec_and_heredoc_forms : root user single, |env| {
     let image = env.image(
-        "FROM base\nRUN echo \"shell $((1+1))\" > /a && echo $0 >> /a\nRUN [\"/bin/sh\", \"-c\", \"echo 'exec $HOME' > /b\"]\nRUN [\"touch\", \"/literal $HOME\"]\nRUN <<EOF\nset -e\necho one > /c\necho two >> /c\nEOF\nRUN <<EOF\n#!/bin/busybox awk -f\nBEGIN { print \"awk\" > \"/d\" }\nEOF\nRUN cat <<EOF > /e && echo after >> /e\nin $HOME the middle\nEOF\nRUN cat <<'EOF' > /f\nquoted $HOME\nEOF\nSHELL [\"/bin/sh\", \"-xc\"]\nRUN echo $- > /g\n",
+        "FROM base\nRUN echo \"shell $((1+1))\" > /a && echo $0 >> /a\nRUN [\"/bin/sh\", \"-c\", \"echo exec $HOME > /b\"]\nRUN [\"touch\", \"/literal $HOME\"]\nRUN <<EOF\nset -e\necho one > /c\necho two >> /c\nEOF\nRUN <<EOF\n#!/usr/bin/awk -f\nBEGIN { print \"awk\" > \"/d\" }\nEOF\nRUN cat <<EOF > /e && echo after >> /e\nin $HOME the middle\nEOF\nRUN cat <<'EOF' > /f\nquoted $HOME\nEOF\nSHELL [\"/bin/sh\", \"-xc\"]\nRUN echo $- > /g\n",
     );
     assert_eq!(image.text("a"), "shell 2\n/bin/sh\n");
     assert_eq!(image.text("b"), "exec /root\n");
@@ -229,7 +229,7 @@ story!(changes_of_a_run_become_its_layer : root user single, |env| {
 });
 
 story!(ownership_as_far_as_it_is_mapped : root user, |env| {
-    let image = env.image("FROM base\nRUN touch /a /b && chown 1:2 /a && chown 65534:65534 /b && adduser -D -u 4242 app && su app -c 'touch /home/app/mine'\n");
+    let image = env.image("FROM base\nRUN touch /a /b && chown 1:2 /a && chown 65534:65534 /b && echo app:x:4242:4242::/home/app:/bin/sh >> /etc/passwd && mkdir /home/app && chown 4242 /home/app && su app -c 'touch /home/app/mine'\n");
     assert_eq!(image.file("a").line(), "-0644 1:2 a");
     assert_eq!(image.file("b").line(), "-0644 65534:65534 b");
     assert_eq!(image.file("home/app/mine").uid, 4242);
@@ -237,7 +237,7 @@ story!(ownership_as_far_as_it_is_mapped : root user, |env| {
 
 story!(setuid_programs_work : root user, |env| {
     env.dockerfile(
-        "FROM base\nRUN sed -i 's/^root:[^:]*:/root::/' /etc/shadow && cp /bin/busybox /bin/su-busybox && chmod 4755 /bin/su-busybox && chmod 644 /etc/shadow\nUSER nobody\nRUN test \"$(/bin/su-busybox su -c 'id -u')\" = 0\n",
+        "FROM base\nRUN sed -i 's/^root:[^:]*:/root::/' /etc/shadow && cp /bin/busybox /bin/busybox-suid && chmod 4755 /bin/busybox-suid && chmod 644 /etc/shadow\nUSER nobody\nRUN test \"$(/bin/busybox-suid su -c 'id -u')\" = 0\n",
     );
     env.build_command(["-t", "x"]).ok();
 });

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -56,7 +57,7 @@ pub struct Entry {
     /// Extended attributes.
     pub xattrs: BTreeMap<String, Vec<u8>>,
     /// Content of a regular file.
-    pub content: Vec<u8>,
+    pub content: Arc<Vec<u8>>,
 }
 
 impl Entry {
@@ -287,70 +288,134 @@ fn decompress(media_type: &str, blob: &[u8]) -> Vec<u8> {
 }
 
 /// Reads a layer's archive, and checks what must hold of each that lapstrake writes.
+///
+/// A reader of its own: that of the `tar` crate ends a PAX value at its first newline.
 pub fn entries(tar: &[u8]) -> Vec<Entry> {
-    let mut archive = tar::Archive::new(tar);
     let mut list: Vec<Entry> = Vec::new();
     let mut seen: BTreeSet<String> = BTreeSet::new();
-    for entry in archive.entries().expect("a layer is a tar") {
-        let mut entry = entry.expect("a layer is a whole tar");
-        let path = String::from_utf8_lossy(&entry.path_bytes())
-            .trim_start_matches("./")
-            .trim_matches('/')
-            .to_owned();
-        let link = entry
-            .link_name_bytes()
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-            .unwrap_or_default();
-        let mut xattrs = BTreeMap::new();
-        if let Some(extensions) = entry.pax_extensions().expect("PAX records are whole") {
-            for record in extensions {
-                let record = record.expect("PAX records are whole");
-                let key = record.key().expect("PAX keys are UTF-8");
-                if let Some(name) = key.strip_prefix("SCHILY.xattr.") {
-                    xattrs.insert(name.to_owned(), record.value_bytes().to_vec());
-                }
-                assert!(
-                    !key.starts_with("GNU.sparse"),
-                    "GNU sparse entries are not portable: {path}"
-                );
-                assert!(!matches!(key, "atime" | "ctime"), "{key} of {path} is not reproducible");
-            }
+    let mut pax: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    let mut at = 0;
+    loop {
+        let header = tar.get(at..at + 512).expect("an archive ends with zeros");
+        if header.iter().all(|byte| *byte == 0) {
+            break;
         }
-        let header = entry.header();
-        let (mode, uid, gid, mtime) = (
-            header.mode().expect("mode") & 0o7777,
-            entry_id(&header.uid()),
-            entry_id(&header.gid()),
-            header.mtime().expect("mtime"),
-        );
-        let (kind, link) = match header.entry_type() {
-            tar::EntryType::Regular => ('-', link),
-            tar::EntryType::Directory => ('d', link),
-            tar::EntryType::Symlink => ('l', link),
-            tar::EntryType::Link => {
-                ('h', link.trim_start_matches("./").trim_start_matches('/').to_owned())
-            }
-            tar::EntryType::Fifo => ('p', String::new()),
-            kind @ (tar::EntryType::Char | tar::EntryType::Block) => {
-                let numbers = (header.device_major(), header.device_minor());
-                let (Ok(Some(major)), Ok(Some(minor))) = numbers else {
-                    panic!("device numbers of {path}")
-                };
-                (if kind == tar::EntryType::Char { 'c' } else { 'b' }, format!("{major},{minor}"))
-            }
-            other => panic!("entry type {other:?} of {path}"),
-        };
-        let mut content = Vec::new();
-        entry.read_to_end(&mut content).expect("content is whole");
-        list.push(Entry { path, kind, mode, uid, gid, mtime, link, xattrs, content });
-        let entry = list.last().expect("it was just pushed");
+        let sum: u64 = header
+            .iter()
+            .enumerate()
+            .map(|(index, byte)| if (148..156).contains(&index) { 32 } else { u64::from(*byte) })
+            .sum();
+        assert_eq!(number(&header[148..156]), sum, "a header's checksum");
+        let kind = header[156];
+        let stored = number(&header[124..136]);
+        let pax_size = pax
+            .get("size")
+            .map(|value| text_of(value).parse::<u64>().expect("a PAX size is a number"));
+        let size = usize::try_from(pax_size.unwrap_or(stored)).expect("it fits in memory");
+        let content = tar.get(at + 512..at + 512 + size).expect("content is whole");
+        at += 512 + size.div_ceil(512) * 512;
+        if kind == b'x' {
+            assert!(pax.is_empty(), "two PAX headers in a row");
+            pax = pax_records(content);
+            continue;
+        }
+        assert!(kind != b'g', "a global header says nothing about a layer");
+        let entry = entry(header, &std::mem::take(&mut pax), content);
         assert!(seen.insert(entry.path.clone()), "two entries for {}", entry.path);
+        list.push(entry);
     }
     list
 }
 
-fn entry_id(id: &std::io::Result<u64>) -> u64 {
-    *id.as_ref().expect("an id is a number")
+fn entry(header: &[u8], pax: &BTreeMap<String, Vec<u8>>, content: &[u8]) -> Entry {
+    let field = |from: usize, to: usize| {
+        text_of(header[from..to].split(|byte| *byte == 0).next().unwrap_or_default())
+    };
+    let mut path = field(0, 100);
+    if &header[257..262] == b"ustar" && !field(345, 500).is_empty() {
+        path = format!("{}/{path}", field(345, 500));
+    }
+    let mut link = field(157, 257);
+    let (mut uid, mut gid) = (number(&header[108..116]), number(&header[116..124]));
+    let mut mtime = number(&header[136..148]);
+    let mut xattrs = BTreeMap::new();
+    for (key, value) in pax {
+        let parsed = || {
+            text_of(value).parse::<u64>().unwrap_or_else(|_| {
+                panic!("{key} of {path} is no whole number: {}", text_of(value))
+            })
+        };
+        match key.as_str() {
+            "size" => {}
+            "uid" => uid = parsed(),
+            "gid" => gid = parsed(),
+            "mtime" => mtime = parsed(),
+            "linkpath" => link = text_of(value),
+            "path" => {}
+            _ => {
+                let name = key.strip_prefix("SCHILY.xattr.");
+                let name = name.unwrap_or_else(|| {
+                    panic!("PAX record {key} of {path} has no place in a layer")
+                });
+                xattrs.insert(name.to_owned(), value.clone());
+            }
+        }
+    }
+    if let Some(value) = pax.get("path") {
+        path = text_of(value);
+    }
+    assert!(
+        field(265, 297).is_empty() && field(297, 329).is_empty(),
+        "user and group names of {path}"
+    );
+    let path = path.trim_start_matches("./").trim_matches('/').to_owned();
+    let (kind, link) = match header[156] {
+        b'0' | 0 => ('-', link),
+        b'5' => ('d', link),
+        b'2' => ('l', link),
+        b'1' => ('h', link.trim_start_matches("./").trim_start_matches('/').to_owned()),
+        b'6' => ('p', String::new()),
+        kind @ (b'3' | b'4') => {
+            let numbers = format!("{},{}", number(&header[329..337]), number(&header[337..345]));
+            (if kind == b'3' { 'c' } else { 'b' }, numbers)
+        }
+        other => panic!("entry type {:?} of {path}", char::from(other)),
+    };
+    let mode = u32::try_from(number(&header[100..108]) & 0o7777).expect("twelve bits");
+    Entry { path, kind, mode, uid, gid, mtime, link, xattrs, content: Arc::new(content.to_vec()) }
+}
+
+fn text_of(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// An octal field, or one in base 256.
+fn number(field: &[u8]) -> u64 {
+    if field[0] & 0x80 != 0 {
+        return field[1..]
+            .iter()
+            .fold(u64::from(field[0] & 0x7f), |sum, byte| sum << 8 | u64::from(*byte));
+    }
+    let digits: String = text_of(field).chars().filter(char::is_ascii_digit).collect();
+    u64::from_str_radix(&digits, 8).unwrap_or(0)
+}
+
+/// `LENGTH KEY=VALUE\n`, where a value may hold anything.
+fn pax_records(mut bytes: &[u8]) -> BTreeMap<String, Vec<u8>> {
+    let mut records = BTreeMap::new();
+    while !bytes.is_empty() {
+        let space = bytes
+            .iter()
+            .position(|byte| *byte == b' ')
+            .expect("a PAX record begins with its length");
+        let length: usize = text_of(&bytes[..space]).parse().expect("a PAX length is a number");
+        let record =
+            bytes[space + 1..length].strip_suffix(b"\n").expect("a PAX record ends with a newline");
+        let equals = record.iter().position(|byte| *byte == b'=').expect("a PAX record has a key");
+        records.insert(text_of(&record[..equals]), record[equals + 1..].to_vec());
+        bytes = &bytes[length..];
+    }
+    records
 }
 
 fn platform_text(platform: &Value) -> String {

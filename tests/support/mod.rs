@@ -25,6 +25,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use layout::Layout;
 
@@ -221,6 +222,21 @@ fn binary() -> &'static Path {
     })
 }
 
+/// A new temporary directory. Its name has small letters only: some tools take paths for image names.
+fn new_directory() -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path =
+            std::env::temp_dir().join(format!("lapstrake-test-{}-{next}", std::process::id()));
+        match fs::create_dir(&path) {
+            Ok(()) => return path,
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => panic!("{}: {error}", path.display()),
+        }
+    }
+}
+
 /// A place to build in: a home, a store, a context, and a user.
 pub struct TestEnv {
     root: PathBuf,
@@ -262,11 +278,7 @@ impl TestEnv {
             skip("base-images", "no base image; scripts/base-images makes it");
             return None;
         }
-        let root = tempfile::Builder::new()
-            .prefix("lapstrake-test-")
-            .tempdir()
-            .expect("the temporary directory is writable")
-            .keep();
+        let root = new_directory();
         fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).expect("it is ours");
         let env = TestEnv { root, who, account };
         env.own(&env.root);
@@ -399,8 +411,9 @@ impl TestEnv {
     /// `lapstrake build` of the context with the base images as the named contexts `base` (busybox).
     pub fn build_command<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Run {
         let base = format!("base=oci-layout://{}:latest", cache().join("busybox").display());
-        let mut run = self.lapstrake(["build", "--progress", "plain", "--build-context", &base]);
-        run.command.args(args).arg(self.context());
+        // The context stands first, so that stories may add options at the end.
+        let mut run = self.lapstrake(["build"]);
+        run.command.arg(self.context()).args(["--build-context", &base]).args(args);
         run
     }
 

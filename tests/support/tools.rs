@@ -48,6 +48,12 @@ pub struct Registry {
     dir: tempfile::TempDir,
 }
 
+/// An address of this machine that is not loopback; loopback if there is no other.
+pub fn own_address() -> String {
+    let all = tool("hostname", &["-I"]);
+    all.split_whitespace().find(|word| word.contains('.')).unwrap_or("127.0.0.1").to_owned()
+}
+
 /// How a registry is to be run.
 #[derive(Clone, Copy, Default)]
 pub struct RegistryOptions {
@@ -66,7 +72,9 @@ impl Registry {
             .local_addr()
             .expect("it is bound")
             .port();
-        let host = format!("127.0.0.1:{port}");
+        // Certificates of loopback registries are not checked, as with Docker; so TLS gets a real address.
+        let address = if options.tls { own_address() } else { "127.0.0.1".to_owned() };
+        let host = format!("{address}:{port}");
         let path = |name: &str| dir.path().join(name).display().to_string();
         let mut config = format!(
             "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\nhttp:\n  addr: {host}\n",
@@ -87,7 +95,9 @@ impl Registry {
                     "-subj",
                     "/CN=lapstrake test",
                     "-addext",
-                    "subjectAltName=IP:127.0.0.1,DNS:localhost",
+                    &format!("subjectAltName=IP:{address}"),
+                    "-addext",
+                    "basicConstraints=critical,CA:FALSE",
                     "-keyout",
                     &path("key.pem"),
                     "-out",

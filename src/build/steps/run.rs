@@ -40,13 +40,13 @@ pub fn run(
         Failure::of(Kind::Store, "cannot prepare a step", error)
     };
     let tree = conductor.layers.tree(&below.layers)?;
-    let mut lowers = directories(conductor, &below.layers)?;
     let staging = conductor.build.store.trees().staging().map_err(|error| store(&error))?;
     let place = |name: &str| -> Result<PathBuf, Failure> {
         let path = staging.path().join(name);
         std::fs::create_dir(&path).map_err(|error| store(&error))?;
         Ok(path)
     };
+    let mut lowers = directories(conductor, session, &below.layers, &tree, staging.path())?;
     let (upper, work) = (place("upper")?, place("work")?);
     let mut mounts = Mounts {
         conductor,
@@ -123,18 +123,24 @@ pub fn run(
     let layer = LayerId::from_run_key(key);
     conductor.layers.save_toc(&layer, toc)?;
     let trees = conductor.build.store.trees();
-    if conductor.graph.nodes[id].no_cache {
-        // The same key, run anew: what the last run left must not be taken for this one's.
+    // What an earlier run of the same key left must not be taken for what this one made.
+    if trees.path(&layer).is_some() {
         trees.discard(&layer).map_err(|error| store(&error))?;
-        conductor.layers.forget_blobs(&layer);
     }
+    conductor.layers.forget_blobs(&layer);
     trees.install(&upper, &layer).map_err(|error| store(&error))?;
     Ok((layer, conductor.build.options.now()))
 }
 
 /// Gives the directories of layers, bottom first: empty layers left out, of layers that come twice
 /// the upper one (an overlay takes each directory once), deep stacks merged.
-fn directories(conductor: &Conductor<'_>, layers: &[LayerId]) -> Result<Vec<PathBuf>, Failure> {
+fn directories(
+    conductor: &Conductor<'_>,
+    session: &Session,
+    layers: &[LayerId],
+    tree: &Tree,
+    staging: &Path,
+) -> Result<Vec<PathBuf>, Failure> {
     let mut seen = HashSet::new();
     let mut kept: Vec<&LayerId> = Vec::new();
     for layer in layers.iter().rev() {
@@ -143,21 +149,77 @@ fn directories(conductor: &Conductor<'_>, layers: &[LayerId]) -> Result<Vec<Path
         }
     }
     kept.reverse();
-    // One place is needed for the mount-point stubs.
-    let most = sandbox::MAX_LOWERS - 1;
-    if kept.len() <= most {
-        return kept.into_iter().map(|layer| conductor.layers.directory(layer)).collect();
-    }
-    let (bottom, top) = kept.split_at(kept.len() - most / 2);
+    // Two places are needed, for implied directories and for mount-point stubs.
+    let most = sandbox::MAX_LOWERS - 2;
+    let implied = implied_dirs(conductor, &kept, tree)?;
     let mut dirs = Vec::new();
-    // Chunks of half the limit keep their names while the stack grows, so each is merged once.
-    for chunk in bottom.chunks(most / 2) {
-        dirs.push(merged(conductor, chunk)?);
+    if kept.len() > most {
+        let (bottom, top) = kept.split_at(kept.len() - most / 2);
+        // Chunks of half the limit keep their names while the stack grows, so each is merged once.
+        for chunk in bottom.chunks(most / 2) {
+            dirs.push(merged(conductor, chunk)?);
+        }
+        kept = top.to_vec();
     }
-    for layer in top {
+    for layer in kept {
         dirs.push(conductor.layers.directory(layer)?);
     }
+    if !implied.is_empty() {
+        dirs.push(repeated(conductor, session, &implied, tree, staging)?);
+    }
     Ok(dirs)
+}
+
+/// Finds directories that a layer holds without listing them, and that a layer below it lists.
+/// Unpacked on its own, the upper layer would show them with attributes that nobody gave them.
+fn implied_dirs(
+    conductor: &Conductor<'_>,
+    layers: &[&LayerId],
+    tree: &Tree,
+) -> Result<BTreeSet<RootPath>, Failure> {
+    let mut out = BTreeSet::new();
+    for layer in layers.iter().skip(1) {
+        for dir in conductor.layers.implied_dirs(layer)?.iter() {
+            if !out.contains(dir) && tree.lookup(dir).is_some_and(|found| found.is_dir()) {
+                out.extend(dir.ancestors());
+                out.insert(dir.clone());
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// Makes one more directory for the top of the stack, in which implied directories have the
+/// attributes that the tree says.
+fn repeated(
+    conductor: &Conductor<'_>,
+    session: &Session,
+    dirs: &BTreeSet<RootPath>,
+    tree: &Tree,
+    staging: &Path,
+) -> Result<PathBuf, Failure> {
+    let failed = |error: &(dyn std::error::Error + 'static)| {
+        Failure::of(Kind::Store, "cannot prepare a step", error)
+    };
+    let mut path = staging.join("implied");
+    let mut number = 0;
+    while let Err(error) = std::fs::create_dir(&path) {
+        if error.kind() != std::io::ErrorKind::AlreadyExists {
+            return Err(failed(&error));
+        }
+        number += 1;
+        path = staging.join(format!("implied-{number}"));
+    }
+    let mut writer = TreeWriter::new(&path, session.id_map()).map_err(|error| failed(&error))?;
+    for dir in std::iter::once(&RootPath::root()).chain(dirs) {
+        let entry = match tree.lookup(dir) {
+            Some(found) => found.entry.to_entry(),
+            None => directory(dir.clone(), 0o755, 0, 0, conductor.build.options.now()),
+        };
+        writer.entry(&entry, &mut std::io::empty()).map_err(|error| failed(&error))?;
+    }
+    writer.finish().map_err(|error| failed(&error))?;
+    Ok(path)
 }
 
 fn merged(conductor: &Conductor<'_>, layers: &[&LayerId]) -> Result<PathBuf, Failure> {
@@ -385,7 +447,8 @@ impl Mounts<'_> {
         let found = tree.lookup(&path).ok_or_else(missing)?;
         let is_dir = matches!(found.entry.kind, KindRef::Dir);
         let subpath = String::from_utf8_lossy(path.as_bytes()).into_owned();
-        Ok((directories(conductor, &outcome.layers)?, subpath, is_dir))
+        let lowers = directories(conductor, self.session, &outcome.layers, &tree, self.staging)?;
+        Ok((lowers, subpath, is_dir))
     }
 
     fn cache(&mut self, mount: &graph::Mount) -> Result<(), Failure> {

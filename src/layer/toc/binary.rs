@@ -100,9 +100,7 @@ impl Toc {
     pub fn read_from(input: &mut impl Read) -> Result<Toc, Error> {
         let mut input = Input { input, buffer: vec![0; CHUNK], at: 0, filled: 0, crc: Crc::new() };
         let mut head = [0; MAGIC.len() + 1];
-        for byte in &mut head {
-            *byte = input.byte()?;
-        }
+        input.fill(&mut head)?;
         if !head.starts_with(MAGIC) {
             return Err(Error::Magic);
         }
@@ -113,18 +111,14 @@ impl Toc {
         let rows = input.number()?;
         // Trusted up to a million only, so that a damaged number cannot ask for all memory.
         toc.rows.reserve_exact(rows.min(1 << 20) as usize);
-        let mut previous: Option<Row> = None;
         for _ in 0..rows {
-            let row = input.row(&mut toc.arena, previous.as_ref(), toc.sets.len())?;
+            let row = input.row(&mut toc.arena, toc.rows.last(), toc.sets.len())?;
             toc.marks |= matches!(row.code, Code::Whiteout | Code::Opaque);
-            toc.rows.push(row.clone());
-            previous = Some(row);
+            toc.rows.push(row);
         }
         let sum = input.sum();
         let mut stored = [0; 4];
-        for byte in &mut stored {
-            *byte = input.byte()?;
-        }
+        input.fill(&mut stored)?;
         if u32::from_le_bytes(stored) != sum {
             return Err(Error::Checksum);
         }
@@ -188,6 +182,7 @@ impl<R: Read> Input<'_, R> {
         Ok(())
     }
 
+    #[inline]
     fn byte(&mut self) -> Result<u8, Error> {
         if self.at == self.filled {
             self.refill()?;
@@ -204,9 +199,18 @@ impl<R: Read> Input<'_, R> {
         crc.sum()
     }
 
+    #[inline]
     fn number(&mut self) -> Result<u64, Error> {
-        let mut value = 0u64;
-        for shift in (0..64).step_by(7) {
+        let first = self.byte()?;
+        if first < 0x80 {
+            return Ok(first.into());
+        }
+        self.rest_of_number(first)
+    }
+
+    fn rest_of_number(&mut self, first: u8) -> Result<u64, Error> {
+        let mut value = u64::from(first & 0x7f);
+        for shift in (7..64).step_by(7) {
             let byte = self.byte()?;
             value |= u64::from(byte & 0x7f) << shift;
             if byte & 0x80 == 0 {
@@ -230,6 +234,20 @@ impl<R: Read> Input<'_, R> {
             out.extend_from_slice(&self.buffer[self.at..self.at + count]);
             self.at += count;
             len -= count as u64;
+        }
+        Ok(())
+    }
+
+    fn fill(&mut self, mut out: &mut [u8]) -> Result<(), Error> {
+        while !out.is_empty() {
+            if self.at == self.filled {
+                self.refill()?;
+            }
+            let count = out.len().min(self.filled - self.at);
+            let (now, later) = out.split_at_mut(count);
+            now.copy_from_slice(&self.buffer[self.at..self.at + count]);
+            self.at += count;
+            out = later;
         }
         Ok(())
     }
@@ -300,9 +318,7 @@ impl<R: Read> Input<'_, R> {
         }
         let mut digest = [0; 32];
         if head & HAS_DIGEST != 0 {
-            for byte in &mut digest {
-                *byte = self.byte()?;
-            }
+            self.fill(&mut digest)?;
         }
         let xattrs = if head & HAS_XATTRS != 0 { self.small()? } else { 0 };
         if xattrs as usize > sets {

@@ -1,0 +1,122 @@
+//! `RUN --mount`: from words to what is mounted.
+
+use crate::dockerfile::{Diagnostic, MountType, Span};
+
+use super::plan::Failure;
+use super::refuse::not_yet;
+use super::stage::{StageState, Walk, clean_workdir};
+use super::{Mount, MountKind, NodeId, Sharing};
+
+impl Walk<'_, '_> {
+    /// Understands one `--mount`, and adds what it reads to `inputs`.
+    pub(super) fn mount(
+        &mut self,
+        state: &StageState,
+        mount: &crate::dockerfile::Mount,
+        spec: crate::dockerfile::MountSpec,
+        inputs: &mut Vec<NodeId>,
+    ) -> Result<Mount, Failure> {
+        let span = mount.span;
+        if spec.kind == MountType::Ssh {
+            return Err(not_yet(
+                span,
+                "RUN --mount=type=ssh",
+                "hand the key in as a secret: --mount=type=secret,id=ssh_key",
+            ));
+        }
+        let mut target = String::new();
+        let is_secret = spec.kind == MountType::Secret;
+        if !(is_secret && spec.target.is_empty()) {
+            target = clean_workdir(&state.config.config.working_dir, &spec.target);
+            if target == "/" {
+                return Err(Diagnostic::error("E0612", span, "invalid mount target \"/\"")
+                    .with_help("mount below the root, as in target=/src")
+                    .into());
+            }
+        }
+        let source = clean_workdir("/", &spec.source);
+        let mut input = |walk: &mut Self| -> Result<Option<usize>, Failure> {
+            let node = match mount.from() {
+                Some(from) => walk.planner.input(from, walk.index, &state.platform, walk.plan)?,
+                None => Some(walk.planner.local_node(String::new())),
+            };
+            Ok(node.map(|node| {
+                inputs.push(node);
+                inputs.len() - 1
+            }))
+        };
+        let kind = match spec.kind {
+            MountType::Bind => match input(self)? {
+                Some(input) => MountKind::Bind { input, source, writable: !spec.read_only },
+                // From scratch: an empty directory.
+                None => MountKind::Tmpfs { size: None },
+            },
+            MountType::Cache => {
+                let input = match mount.from() {
+                    Some(_) => input(self)?,
+                    None => None,
+                };
+                MountKind::Cache {
+                    id: spec
+                        .id
+                        .clone()
+                        .filter(|id| !id.is_empty())
+                        .unwrap_or_else(|| target.clone()),
+                    sharing: match spec.sharing.unwrap_or_default() {
+                        crate::dockerfile::Sharing::Shared => Sharing::Shared,
+                        crate::dockerfile::Sharing::Private => Sharing::Private,
+                        crate::dockerfile::Sharing::Locked => Sharing::Locked,
+                    },
+                    input,
+                    source,
+                    mode: spec.mode.unwrap_or(0o755),
+                    uid: spec.uid.unwrap_or(0),
+                    gid: spec.gid.unwrap_or(0),
+                    read_only: spec.read_only,
+                }
+            }
+            MountType::Tmpfs => MountKind::Tmpfs { size: (spec.size > 0).then_some(spec.size) },
+            MountType::Secret => return secret(span, spec, target),
+            MountType::Ssh => unreachable!("refused above"),
+        };
+        Ok(Mount { target, kind })
+    }
+}
+
+fn secret(
+    span: Span,
+    spec: crate::dockerfile::MountSpec,
+    target: String,
+) -> Result<Mount, Failure> {
+    let base = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
+    let id = if !spec.source.is_empty() {
+        spec.source.clone()
+    } else {
+        match &spec.id {
+            Some(id) if !id.is_empty() => id.clone(),
+            _ if !target.is_empty() => base(&target),
+            _ => {
+                return Err(Diagnostic::error("E0620", span, "one of id, target required")
+                    .with_help("as --mount=type=secret,id=token")
+                    .into());
+            }
+        }
+    };
+    let env = spec.env.map(|name| if name.is_empty() { id.clone() } else { name });
+    let target = match (target.is_empty(), &env) {
+        (false, _) => target,
+        (true, Some(_)) => String::new(),
+        (true, None) => format!("/run/secrets/{}", base(&id)),
+    };
+    Ok(Mount {
+        target,
+        kind: MountKind::Secret {
+            id,
+            env,
+            required: spec.required,
+            mode: spec.mode.unwrap_or(0o400),
+            uid: spec.uid.unwrap_or(0),
+            gid: spec.gid.unwrap_or(0),
+        },
+    })
+}
