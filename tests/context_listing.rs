@@ -375,7 +375,7 @@ fn names_are_bytes() {
 fn an_unreadable_directory_is_an_error_unless_it_is_left_out() {
     let dir = scratch(&["a", "secret/x"]);
     let secret = dir.path().join("c/secret");
-    fs::set_permissions(&secret, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o0)).unwrap();
     if fs::read_dir(&secret).is_ok() {
         eprintln!("SKIP root reads everything");
         return;

@@ -47,7 +47,7 @@ fn a_no_op_listing_is_fast_and_small() {
     let stat = stat.map_or(dir.path().join("stat"), Into::into);
     let run = |threads| {
         let rules = IgnoreRules::parse(b"**/*.log\n.git\n*.tmp\nnode_modules\n!keep").unwrap();
-        let options = Options { stat_cache: Some(dir.path().join("stat")), scratch: None, threads };
+        let options = Options { stat_cache: Some(stat.clone()), scratch: None, threads };
         let (begun, cpu_before) = (Instant::now(), cpu());
         let context = Context::open(&root, rules, options).unwrap();
         let toc = context.listing().unwrap();

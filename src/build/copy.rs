@@ -50,6 +50,9 @@ pub enum Error {
     /// A file would replace a directory.
     #[error("cannot replace to directory {0} with file")]
     IsADirectory(RootPath),
+    /// A name that image layers cannot hold.
+    #[error("{0}: names that start with .wh. mean deletion in image layers and cannot be stored")]
+    WhiteoutName(RootPath),
     /// Links that lead around in a circle.
     #[error("too many levels of symbolic links at {0}")]
     Loop(RootPath),
@@ -521,6 +524,9 @@ impl Walk<'_, '_> {
                 Some(found) => matches!(found.entry.kind, KindRef::Dir),
                 None => true,
             };
+            if target.file_name().is_some_and(|name| name.starts_with(b".wh.")) {
+                return Err(Error::WhiteoutName(from));
+            }
             let (mut included, mut excluded) = (true, false);
             if !relative.is_root() {
                 if let Some(include) = self.include {

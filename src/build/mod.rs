@@ -200,7 +200,12 @@ impl<'a> Build<'a> {
             self.options.jobs.max(3),
             progress,
         )
-        .map_err(|error| Failure::of(Kind::Network, "cannot get the base image", &error))
+        .map_err(|error| {
+            let kind = if error.is_damage() { Kind::Store } else { Kind::Network };
+            let mut failure = Failure::of(kind, "cannot get the base image", &error);
+            failure.hints.extend(error.hint());
+            failure
+        })
     }
 
     /// Enters the user namespace, registers emulators, and tells the watcher.

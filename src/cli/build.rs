@@ -114,7 +114,12 @@ pub fn run(args: &BuildArgs, env: &Environment) -> Result<()> {
     })?;
     if !quiet {
         for warning in &graph.warnings {
-            env.say(&draw(warning));
+            if warning.span.is_empty() {
+                let help = warning.help.as_ref().map_or(String::new(), |help| format!("; {help}"));
+                env.say(&format!("warning: {}{help}\n", warning.message));
+            } else {
+                env.say(&draw(warning));
+            }
         }
     }
     let progress = Progress::new(style, !env.colour);

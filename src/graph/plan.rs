@@ -69,6 +69,7 @@ pub fn plan(
     for platform in platforms {
         planner.plan_platform(platform, target)?;
     }
+    planner.warn_of_unused_args();
     Ok(planner.graph)
 }
 
@@ -155,6 +156,40 @@ impl<'a> Planner<'a> {
         match by_name {
             Some(stage) => Some(stage.index),
             None => name.parse::<usize>().ok().filter(|&index| index < limit),
+        }
+    }
+
+    /// Warns of `--build-arg`s that no ARG declares and that mean nothing by themselves.
+    fn warn_of_unused_args(&mut self) {
+        let declared: std::collections::BTreeSet<&str> = self
+            .dockerfile
+            .instructions
+            .iter()
+            .filter_map(|instruction| match &instruction.command {
+                Command::Arg(list) => Some(list),
+                _ => None,
+            })
+            .flatten()
+            .map(|definition| definition.name.text.as_str())
+            .collect();
+        let automatic = args::automatic(&self.host, &self.host, "", &BTreeMap::new());
+        let unused: Vec<&str> = self
+            .request
+            .build_args
+            .keys()
+            .map(String::as_str)
+            .filter(|name| !declared.contains(name))
+            .filter(|name| !args::is_proxy(name) && !name.starts_with("BUILDKIT_"))
+            .filter(|name| *name != "SOURCE_DATE_EPOCH")
+            .filter(|name| automatic.iter().all(|(known, _)| known != name))
+            .collect();
+        if !unused.is_empty() {
+            let message = format!("build-args [{}] were not consumed", unused.join(" "));
+            let mut warning = Diagnostic::warning("W0601", Span::default(), message);
+            if let [name] = unused[..] {
+                warning = warning.with_suggestion(suggest(name, declared, true));
+            }
+            self.graph.warnings.push(warning);
         }
     }
 

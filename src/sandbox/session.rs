@@ -17,7 +17,8 @@ use super::init::{Init, Running, Start};
 use super::spec::{Network, Order, Report, RunSpec};
 use super::{Error, IdMap, MAX_LOWERS};
 use crate::sys::cred::Namespaces;
-use crate::sys::{cred, mem, mount, process};
+use crate::sys::process::{self, Ended};
+use crate::sys::{cred, mem, mount};
 
 /// How much isolation is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -302,7 +303,7 @@ fn follow(
     mut pipes: [File; 3],
     on_output: &mut dyn FnMut(Stream, &[u8]),
     cancel: &Cancel,
-) -> Result<(Vec<u8>, process::Ended), Error> {
+) -> Result<(Vec<u8>, Ended), Error> {
     let sys = |doing| move |source| Error::Sys { doing, source };
     for pipe in &pipes {
         mem::set_nonblocking(pipe.as_fd()).map_err(sys("reading output"))?;
@@ -361,7 +362,7 @@ fn follow(
 }
 
 /// Reads what the child reported, and its end, as an outcome.
-fn outcome(report: &[u8], ended: process::Ended) -> Result<RunOutcome, Error> {
+fn outcome(report: &[u8], ended: Ended) -> Result<RunOutcome, Error> {
     let mut user = None;
     let mut not_started = None;
     for line in report.split(|&b| b == b'\n').filter(|line| !line.is_empty()) {
@@ -374,18 +375,18 @@ fn outcome(report: &[u8], ended: process::Ended) -> Result<RunOutcome, Error> {
             Err(source) => return Err(Error::Spec(source)),
         }
     }
-    let status = match (ended.code, ended.signal) {
+    let ended_as = match (ended.code, ended.signal) {
         (Some(code), _) => Status::Exited(code),
         (None, signal) => Status::Signaled(signal.unwrap_or(0)),
     };
-    let Some((uid, gid)) = user else { return Err(Error::Died { status }) };
-    Ok(RunOutcome {
-        status: not_started.unwrap_or(status),
-        uid,
-        gid,
-        user_time: ended.user_time,
-        system_time: ended.system_time,
-    })
+    let (status, (uid, gid)) = match (not_started, user) {
+        // Perhaps because there is no such user.
+        (Some(status), user) => (status, user.unwrap_or_default()),
+        (None, Some(user)) => (ended_as, user),
+        (None, None) => return Err(Error::Died { status: ended_as }),
+    };
+    let Ended { user_time, system_time, .. } = ended;
+    Ok(RunOutcome { status, uid, gid, user_time, system_time })
 }
 
 /// Writes JSON to a memfd, to be read from its start.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use lapstrake::layer::{Entry, Kind, KindRef, RootPath, Toc, TocBuilder, Tree, tar};
 use lapstrake::sandbox::{Mount, MountKind};
@@ -375,4 +376,33 @@ fn count_links(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt as _;
     // Overlay shows 1 for merged directories and the real number for others.
     std::fs::metadata(path).map_or(0, |m| m.nlink())
+}
+
+pub fn large_layers_are_quick(_: &str) -> Done {
+    const DIRS: usize = 200;
+    const FILES: usize = 100;
+    let bench = Bench::new()?;
+    let mut entries = Vec::new();
+    for d in 0..DIRS {
+        entries.push(dir(&format!("d{d}")));
+        entries.extend((0..FILES).map(|f| file(&format!("d{d}/f{f}"), "some content\n")));
+    }
+    let start = Instant::now();
+    let (path, toc) = layer(&bench, &entries);
+    let written = start.elapsed();
+    let start = Instant::now();
+    let options = DiffOptions::default();
+    let found = snapshot::diff(&path, &Tree::default(), bench.session.id_map(), &options);
+    let read = start.elapsed();
+    let merged = bench.fresh("merged");
+    let start = Instant::now();
+    snapshot::merge(&[path], &merged).expect("merge");
+    eprintln!(
+        "{} entries: written in {written:?}, diffed in {read:?}, merged in {:?}",
+        toc.len(),
+        start.elapsed()
+    );
+    // /dev, /proc and /sys come with the diff.
+    assert_eq!(found.expect("diff").len(), toc.len() + 3);
+    Ok(())
 }

@@ -231,17 +231,29 @@ pub fn fetch(conductor: &Conductor<'_>, id: NodeId, outcome: &Outcome) -> Result
         return Ok(true);
     }
     conductor.build.watch.event(Event::Started { step: id });
-    conductor.build.fetch(conductor.graph.images[image].handle, &missing, &|item: &str,
-                                                                             done: u64,
-                                                                             total: Option<
-        u64,
-    >| {
+    let progress = |item: &str, done: u64, total: Option<u64>| {
         conductor.build.watch.event(Event::Progress {
             step: id,
             item: item.to_owned(),
             done,
             total,
         });
-    })?;
+    };
+    let handle = conductor.graph.images[image].handle;
+    let Err(failure) = conductor.build.fetch(handle, &missing, &progress) else {
+        return Ok(false);
+    };
+    // What one base lacks another may have: images that share layers are often kept side by side.
+    for blob in missing {
+        let there = store.blobs().contains_sized(&blob.digest, blob.size)
+            || conductor.build.bases.iter().enumerate().any(|(source, base)| {
+                // Its own source once more, too: the first error kept the other blobs from coming.
+                base.manifest.layers.iter().any(|layer| layer.digest == blob.digest)
+                    && conductor.build.fetch(source, std::slice::from_ref(&blob), &progress).is_ok()
+            });
+        if !there {
+            return Err(failure);
+        }
+    }
     Ok(false)
 }
