@@ -371,6 +371,10 @@ mod tests {
             lines in prop::collection::vec("!?(a|b|\\*|\\*\\*|\\?)(/(a|b|\\*|\\*\\*|ab)){0,2}", 1..6),
             path in "(a|b|ab)(/(a|b|ab)){0,3}",
         ) {
+            // Docker does not descend for an exception whose directories are wildcards
+            // (`b` and `!b/*/**` leave b/a/a out), so there skipping does change the verdict.
+            let wild = |line: &String| line.starts_with('!') && line.contains(['*', '?']);
+            prop_assume!(!lines.iter().any(wild));
             let rules = rules(&lines.join("\n"));
             prop_assert_eq!(
                 rules.is_ignored(path.as_bytes()),

@@ -250,8 +250,8 @@ fn stat_with(dir: BorrowedFd<'_>, name: &[u8], flags: AtFlags) -> Result<Stat> {
     let fail = |e| Error::new("statx", show_at(dir, name), e);
     let st =
         fs::statx(dir, OsStr::from_bytes(name), flags, StatxFlags::BASIC_STATS).map_err(fail)?;
-    let kind =
-        FileKind::of(FileType::from_raw_mode(st.stx_mode.into())).ok_or_else(|| fail(Errno::INVAL))?;
+    let kind = FileKind::of(FileType::from_raw_mode(st.stx_mode.into()))
+        .ok_or_else(|| fail(Errno::INVAL))?;
     Ok(Stat {
         kind,
         mode: u32::from(st.stx_mode) & 0o7777,
