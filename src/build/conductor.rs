@@ -494,6 +494,10 @@ impl<'a> Conductor<'a> {
                 took: started.elapsed(),
             }),
         }
+        // Whatever a stopped step died of, it was the user's wish.
+        if result.is_err() && self.build.cancel.is_cancelled() {
+            return Err(Failure::interrupted());
+        }
         result.map(|(outcome, _)| outcome).map_err(|failure| failure.at(&node.name, node.span))
     }
 

@@ -368,13 +368,17 @@ mod tests {
         })]
         #[test]
         fn skipping_directories_changes_no_verdict(
-            lines in prop::collection::vec("!?(a|b|\\*|\\*\\*|\\?)(/(a|b|\\*|\\*\\*|ab)){0,2}", 1..6),
+            // Docker does not descend for an exception whose directories are wildcards (`b` and
+            // `!b/*/**` leave b/a/a out): there skipping does change the verdict.
+            lines in prop::collection::vec(
+                prop_oneof![
+                    "(a|b|\\*|\\*\\*|\\?)(/(a|b|\\*|\\*\\*|ab)){0,2}",
+                    "!(a|b|ab)(/(a|b|ab)){0,2}",
+                ],
+                1..6,
+            ),
             path in "(a|b|ab)(/(a|b|ab)){0,3}",
         ) {
-            // Docker does not descend for an exception whose directories are wildcards
-            // (`b` and `!b/*/**` leave b/a/a out), so there skipping does change the verdict.
-            let wild = |line: &String| line.starts_with('!') && line.contains(['*', '?']);
-            prop_assume!(!lines.iter().any(wild));
             let rules = rules(&lines.join("\n"));
             prop_assert_eq!(
                 rules.is_ignored(path.as_bytes()),

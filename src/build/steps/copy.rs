@@ -144,8 +144,9 @@ fn keep(
     };
     let layer = LayerId::from_toc_digest(digest);
     if !conductor.layers.usable(&layer) {
-        conductor.layers.set_files(&layer, files);
+        // In this order: with its files the layer counts as usable, for other steps too.
         conductor.layers.save_toc(&layer, toc)?;
+        conductor.layers.set_files(&layer, files);
     }
     Ok((layer, now))
 }

@@ -430,8 +430,8 @@ impl Mounts<'_> {
                 source: Some(Arc::new(ContextFiles(context))),
             });
             let layer = LayerId::from_toc_digest(toc.digest());
-            conductor.layers.set_files(&layer, files);
             conductor.layers.save_toc(&layer, toc)?;
+            conductor.layers.set_files(&layer, files);
             let dir = conductor.layers.directory(&layer)?;
             let subpath = match (is_dir, RootPath::from(source).file_name()) {
                 (false, Some(name)) => String::from_utf8_lossy(name).into_owned(),
