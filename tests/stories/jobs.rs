@@ -135,8 +135,12 @@ story!(own_image_runs_from_scratch : root, |env| {
     env.build_command(["-o", &format!("type=local,dest={}", root.display())]).ok();
     std::fs::create_dir_all(root.join("work/context")).expect("it is ours");
     std::fs::write(root.join("work/context/Dockerfile"), "FROM scratch\nCOPY Dockerfile /\n").expect("it is ours");
+    std::fs::create_dir_all(root.join("proc")).expect("it is ours");
+    // As in any container, /proc is there.
+    let enter = "mount -t proc proc \"$1/proc\" && exec chroot \"$@\"";
     let inside = env
-        .command("chroot")
+        .command("unshare")
+        .args(["--mount", "--", "sh", "-c", enter, "sh"])
         .args([&root])
         .args(["/usr/bin/lapstrake", "build", "--root", "/var/lib/lapstrake", "-o", "/work/out", "/work/context"])
         .ok();
