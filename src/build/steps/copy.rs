@@ -119,7 +119,11 @@ pub fn run(
         None => None,
     };
     let files = Copied { origins, inline, extracted, source: files };
-    let toc = digested(toc, source.as_ref(), &files)?;
+    let context = match &source {
+        Some(Input { kind: InputKind::Context(context), .. }) => Some(context),
+        _ => None,
+    };
+    let toc = digested(toc, context, &files)?;
     keep(conductor, toc, Arc::new(files), now)
 }
 
@@ -165,21 +169,21 @@ fn clamped(toc: Toc, epoch: i64) -> Toc {
 }
 
 /// Fills in the content digests that the source's table of contents does not have.
-fn digested(mut toc: Toc, source: Option<&Input>, files: &Copied) -> Result<Toc, Failure> {
+pub(super) fn digested(
+    mut toc: Toc,
+    context: Option<&Arc<Context>>,
+    files: &Copied,
+) -> Result<Toc, Failure> {
     let mut buffer = Vec::new();
     for row in 0..toc.len() {
         let entry = toc.at(row);
         let KindRef::File { size, digest: None } = entry.kind else { continue };
         let path = entry.root_path();
-        let known = match source {
-            Some(Input { kind: InputKind::Context(context), .. }) => {
-                files.origins.source_of(&path).and_then(|origin| {
-                    let row = context.listing().ok()?.index_of(origin.as_bytes())?;
-                    context.digest_at(row).ok()?
-                })
-            }
-            _ => None,
-        };
+        let known = context.and_then(|context| {
+            let origin = files.origins.source_of(&path)?;
+            let row = context.listing().ok()?.index_of(origin.as_bytes())?;
+            context.digest_at(row).ok()?
+        });
         let digest = match known {
             Some(digest) => digest,
             None => {

@@ -18,6 +18,7 @@ use crate::sandbox::{self, Access, RunSpec, Session};
 use crate::snapshot::{self, DiffOptions, StubKind, TreeWriter};
 use crate::store::{MountGuard, MountId, Sharing};
 
+use super::copy::digested;
 use super::{copy_failure, select};
 
 /// How much of a failing step's output is kept to be shown again.
@@ -423,12 +424,15 @@ impl Mounts<'_> {
             let mut planner = Planner::new(&empty, &options, false).map_err(copy_failure)?;
             planner.copy(&tree, source, "/").map_err(copy_failure)?;
             let (toc, origins) = planner.finish();
-            let files: Arc<dyn Files> = Arc::new(Copied {
+            let files = Copied {
                 origins,
                 inline: Default::default(),
                 extracted: None,
-                source: Some(Arc::new(ContextFiles(context))),
-            });
+                source: Some(Arc::new(ContextFiles(context.clone()))),
+            };
+            // The directory is named after what its files hold, which a listing does not know yet.
+            let toc = digested(toc, Some(&context), &files)?;
+            let files: Arc<dyn Files> = Arc::new(files);
             let layer = LayerId::from_toc_digest(toc.digest());
             conductor.layers.save_toc(&layer, toc)?;
             conductor.layers.set_files(&layer, files);
