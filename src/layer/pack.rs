@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, Scope, ScopedJoinHandle};
 
 use super::compress::Compression;
-use super::compress::pipeline::{Assembler, Block, Consumer, DIGEST_QUEUE, Pipeline, Slot};
+use super::compress::pipeline::{Block, Consumer, DIGEST_QUEUE, Pipeline, Slot};
 use super::path::RootPath;
 use super::tar;
 use super::toc::{EntryRef, KindRef, Toc};
@@ -279,11 +279,9 @@ fn write_blob(
 ) -> io::Result<(Option<Digest>, u64)> {
     let hasher = (compression != Compression::None).then(Hasher::new);
     let mut out = Digesting { out, hasher, size: 0 };
-    let mut assembler = Assembler::new(compression);
     for slot in slots {
-        assembler.block(&slot.wait()?, &mut out)?;
+        slot.wait()?.write(compression, &mut out)?;
     }
-    assembler.finish(&mut out)?;
     out.out.flush()?;
     Ok((out.hasher.map(Hasher::finish), out.size))
 }

@@ -2,10 +2,10 @@
 //!
 //! The data is cut into blocks of a fixed size, each compressed on its own by whichever worker is
 //! free, and put together in order:
-//! - **gzip**: one member. Each block is raw deflate that ends at a byte boundary (a sync flush), and
-//!   may refer back to the last 32 KiB of the block before, so hardly anything is lost against one
-//!   stream. Runs that a cheap sample shows to be incompressible are stored. Header fixed: no time,
-//!   no name, OS unknown.
+//! - **gzip**: one or more members a block (RFC 1952 section 2.2: a file is a series of members, as
+//!   pigz, bgzip and eStargz write them). libdeflate compresses at zlib's ratio in about half of its
+//!   time, and to the same bytes on every processor. Runs that a cheap sample shows to be
+//!   incompressible are stored. Header fixed: no time, no name, OS unknown.
 //! - **zstd**: a frame a block (RFC 8878 section 3: a decoder reads concatenated frames as one).
 //! - **none**: the blocks as they are.
 //!
@@ -27,14 +27,13 @@ pub(super) mod pipeline;
 #[cfg(test)]
 mod tests;
 
-use block::Assembler;
 pub use decode::{Decoder, Format};
 use pipeline::{Consumer, Pipeline, Slot};
 
 /// How a layer's blob is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Compression {
-    /// One gzip member, made of independent blocks.
+    /// gzip members.
     Gzip {
         /// 1 to 9.
         level: u32,
@@ -49,7 +48,8 @@ pub enum Compression {
 }
 
 impl Compression {
-    /// gzip at the level that measurement chose.
+    /// gzip at the level that measurement chose: within 3 % of zlib's default ratio on programs and
+    /// sources, at about twice its speed.
     pub const GZIP: Compression = Compression::Gzip { level: 3 };
     /// zstd at the level that measurement chose.
     pub const ZSTD: Compression = Compression::Zstd { level: 1 };
@@ -76,7 +76,7 @@ pub struct Encoder<W: Write> {
 /// busy meanwhile.
 struct Local<W> {
     queue: VecDeque<Slot>,
-    assembler: Assembler,
+    compression: Compression,
     out: W,
     depth: usize,
 }
@@ -86,7 +86,7 @@ impl<W: Write> Local<W> {
         while self.queue.len() > keep
             && let Some(slot) = self.queue.pop_front()
         {
-            self.assembler.block(&slot.wait()?, &mut self.out)?;
+            slot.wait()?.write(self.compression, &mut self.out)?;
         }
         Ok(())
     }
@@ -104,16 +104,14 @@ impl<W: Write> Encoder<W> {
     pub fn new(out: W, compression: Compression, threads: usize) -> Encoder<W> {
         let pipeline = Pipeline::new(compression, threads);
         let depth = pipeline.depth();
-        let assembler = Assembler::new(compression);
-        Encoder { pipeline, output: Local { queue: VecDeque::new(), assembler, out, depth } }
+        Encoder { pipeline, output: Local { queue: VecDeque::new(), compression, out, depth } }
     }
 
-    /// Writes what is left and the trailer; gives the inner writer back. Without this call the
+    /// Writes what is left; gives the inner writer back. Without this call the
     /// output is not complete.
     pub fn finish(mut self) -> io::Result<W> {
         self.pipeline.finish(&mut self.output)?;
         self.output.drain(0)?;
-        self.output.assembler.finish(&mut self.output.out)?;
         Ok(self.output.out)
     }
 }

@@ -3,8 +3,7 @@
 //! For each block the caller's thread makes a [`Slot`], sends the block with the slot's other end to
 //! the workers, and the slot to the [`Consumer`]. So the order of the output is the order of the
 //! consumer's queue, and what bounds that queue bounds everything. A block's buffer goes back to its
-//! [`Pool`] when its last owner (worker, consumer, a digest, the next block that refers to it) drops
-//! it.
+//! [`Pool`] when its last owner (worker, consumer, a digest) drops it.
 
 use std::io;
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
@@ -12,15 +11,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use super::Compression;
-pub(in crate::layer) use super::block::Assembler;
 use super::block::{Done, Packer, block_size};
 
 /// Bytes in blocks and their outputs, all together.
 pub const BUDGET: usize = 28 << 20;
 
-/// Blocks beside those that wait in the consumer's queue: one being filled, one before it that the
-/// workers refer to, one being written, and those waiting for or under a digest.
-const OUTSIDE_QUEUE: usize = 4 + DIGEST_QUEUE;
+/// Blocks beside those that wait in the consumer's queue: one being filled, one being written, and
+/// those waiting for or under a digest.
+const OUTSIDE_QUEUE: usize = 3 + DIGEST_QUEUE;
 
 /// Blocks that may wait for a digest of the data.
 pub(in crate::layer) const DIGEST_QUEUE: usize = 2;
@@ -111,7 +109,6 @@ pub(in crate::layer) trait Consumer {
 
 struct Job {
     block: Arc<Block>,
-    previous: Option<Arc<Block>>,
     reply: SyncSender<io::Result<Done>>,
 }
 
@@ -122,7 +119,6 @@ pub(in crate::layer) struct Pipeline {
     block_size: usize,
     buffer: Vec<u8>,
     filled: usize,
-    previous: Option<Arc<Block>>,
     started: bool,
     inputs: Arc<Pool>,
     outputs: Arc<Pool>,
@@ -138,7 +134,6 @@ impl Pipeline {
             block_size: block_size(compression),
             buffer: Vec::new(),
             filled: 0,
-            previous: None,
             started: false,
             inputs: Arc::default(),
             outputs: Arc::default(),
@@ -196,9 +191,8 @@ impl Pipeline {
     /// Compresses the block at hand without any thread.
     fn pack_here(&mut self) -> io::Result<Slot> {
         let block = self.cut();
-        let previous = self.previous.replace(block.clone());
         let mut packer = Packer::new(self.compression)?;
-        packer.pack(block, previous.as_deref(), &self.outputs).map(Slot::Ready)
+        packer.pack(block, &self.outputs).map(Slot::Ready)
     }
 
     fn dispatch(&mut self, consumer: &mut impl Consumer) -> io::Result<()> {
@@ -212,11 +206,10 @@ impl Pipeline {
         };
         let jobs = jobs.clone();
         let block = self.cut();
-        let previous = self.previous.replace(block.clone());
         let (reply, receiver) = mpsc::sync_channel(1);
         let slot = Slot::Pending(receiver, block.clone());
         // Fails only when all workers have died; then waiting for the slot says so.
-        let _ = jobs.send(Job { block, previous, reply });
+        let _ = jobs.send(Job { block, reply });
         consumer.take(slot)
     }
 
@@ -257,13 +250,12 @@ fn work(compression: Compression, jobs: &Mutex<Receiver<Job>>, outputs: &Arc<Poo
     let mut packer = None;
     loop {
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Job { block, previous, reply }) = job else { return };
+        let Ok(Job { block, reply }) = job else { return };
         let done = match &mut packer {
             Some(packer) => Ok(packer),
             empty => Packer::new(compression).map(|packer| empty.insert(packer)),
         };
-        let done = done.and_then(|packer| packer.pack(block, previous.as_deref(), outputs));
-        drop(previous);
+        let done = done.and_then(|packer| packer.pack(block, outputs));
         // Nobody waits any more when the writer has failed.
         let _ = reply.send(done);
     }
