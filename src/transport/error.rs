@@ -63,7 +63,7 @@ pub enum Error {
         there: Vec<String>,
     },
     /// No name was given and there are several.
-    #[error("{place} has several images, and none of them is named{}", list(there))]
+    #[error("{place} has several images; say which{}", list(there))]
     Ambiguous {
         /// Where.
         place: String,

@@ -397,12 +397,17 @@ fn name_of(entry: &Descriptor) -> Option<String> {
     annotations.get(IMAGE_NAME).or_else(|| annotations.get(REF_NAME)).cloned()
 }
 
-/// Lists what there is, for messages.
+/// Lists what there is, for messages: by tag, or by the full name where images of different
+/// repositories have the same tag.
 fn shown_names(entries: &[Descriptor]) -> Vec<String> {
+    let tag = |entry: &Descriptor| entry.annotations.get(REF_NAME).cloned();
     let mut out: Vec<String> = Vec::new();
     for entry in entries.iter().filter(|entry| !entry.is_attestation()) {
-        let tag = entry.annotations.get(REF_NAME).cloned();
-        let name = tag.or_else(|| name_of(entry)).unwrap_or_else(|| entry.digest.to_string());
+        let shared = entries
+            .iter()
+            .any(|other| tag(other) == tag(entry) && name_of(other) != name_of(entry));
+        let short = if shared { None } else { tag(entry) };
+        let name = short.or_else(|| name_of(entry)).unwrap_or_else(|| entry.digest.to_string());
         if !out.contains(&name) {
             out.push(name);
         }

@@ -314,6 +314,15 @@ impl TestEnv {
         }
     }
 
+    /// Gives a directory that this process made, and the files in it, to the user.
+    pub fn hand_over(&self, relative: impl AsRef<Path>) {
+        let dir = self.path(relative);
+        for entry in fs::read_dir(&dir).expect("it was made").flatten() {
+            self.own(&entry.path());
+        }
+        self.own(&dir);
+    }
+
     /// Makes a directory, and its parents, that the user owns.
     pub fn mkdir(&self, relative: impl AsRef<Path>) -> PathBuf {
         let mut path = self.root.clone();
