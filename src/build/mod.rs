@@ -81,6 +81,19 @@ pub struct Options {
     pub hostname: String,
     /// `--shm-size`, bytes.
     pub shm_size: Option<u64>,
+    /// `--ulimit`.
+    pub limits: Vec<sandbox::Limit>,
+    /// `--ca-cert`.
+    pub ca_certs: Option<CaCerts>,
+}
+
+/// Certificates that steps trust besides those of their image, as PEM.
+#[derive(Debug, Clone)]
+pub struct CaCerts {
+    /// What was given.
+    pub added: Vec<u8>,
+    /// What the host trusts, for images that have no certificates.
+    pub system: Vec<u8>,
 }
 
 impl Options {

@@ -118,6 +118,18 @@ pub struct BuildArgs {
     /// Size of /dev/shm of RUN steps, as 64m
     #[arg(long, value_name = "SIZE")]
     pub shm_size: Option<String>,
+    /// Host name that RUN steps see [default: buildkitsandbox]
+    #[arg(long, value_name = "NAME")]
+    pub hostname: Option<String>,
+    /// Limit of RUN steps (repeatable): nofile=SOFT[:HARD]
+    #[arg(long, value_name = "NAME=SOFT[:HARD]")]
+    pub ulimit: Vec<String>,
+    /// Let the Dockerfile ask for this (repeatable): network.host, security.insecure
+    #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',')]
+    pub allow: Vec<String>,
+    /// Trust these certificates (PEM) in RUN steps, for ADD and for registries; in no layer (repeatable)
+    #[arg(long, value_name = "FILE")]
+    pub ca_cert: Vec<PathBuf>,
     /// How to show progress
     #[arg(long, value_name = "STYLE", default_value = "auto")]
     pub progress: ProgressArg,
@@ -150,8 +162,6 @@ pub struct RefusedArgs {
     #[arg(long, hide = true)]
     pub annotation: Vec<String>,
     #[arg(long, hide = true)]
-    pub allow: Vec<String>,
-    #[arg(long, hide = true)]
     pub check: bool,
     #[arg(long, hide = true)]
     pub call: Option<String>,
@@ -161,8 +171,6 @@ pub struct RefusedArgs {
     pub sbom: Option<Option<String>>,
     #[arg(long, hide = true)]
     pub attest: Vec<String>,
-    #[arg(long, hide = true)]
-    pub ulimit: Vec<String>,
     #[arg(long, hide = true)]
     pub cgroup_parent: Option<String>,
     #[arg(long, hide = true)]

@@ -25,6 +25,7 @@ use crate::ui::progress::{Progress, Style};
 use super::args::{BuildArgs, IsolationArg, ProgressArg, Pull};
 use super::environment::Environment;
 use super::options::{self, Output, OutputKind, SecretSource};
+use super::privilege;
 use super::report::{Exit, Report, Result};
 
 /// Everything of the command line, checked.
@@ -83,7 +84,10 @@ pub fn run(args: &BuildArgs, env: &Environment) -> Result<()> {
         .locks()
         .build(&|| env.cancel.is_cancelled())
         .map_err(|error| Report::of(Exit::Damaged, "cannot use the store", &error))?;
-    let client = env.registry_client(&args.registry, args.offline)?;
+    let ca_certs = privilege::ca_certs(&env.cwd, &args.ca_cert)?;
+    let mut registry = args.registry.clone();
+    registry.tls_ca.extend_from_slice(&args.ca_cert);
+    let client = env.registry_client(&registry, args.offline)?;
     let (contexts, named) = contexts(args, env, &store, &source)?;
     let mut bases = Bases::new(&store, client.clone(), env.cwd.clone());
     bases.offline = args.offline;
@@ -103,6 +107,7 @@ pub fn run(args: &BuildArgs, env: &Environment) -> Result<()> {
         no_cache: args.no_cache,
         no_cache_stages: args.no_cache_filter.clone(),
         network: options::network(args.network),
+        allow: privilege::allow(&args.allow)?,
     };
     let graph = graph::plan(&parsed.dockerfile, &request, &mut bases).map_err(|failure| {
         let exit = match failure.exit {
@@ -127,7 +132,7 @@ pub fn run(args: &BuildArgs, env: &Environment) -> Result<()> {
         store: &store,
         contexts,
         bases: std::mem::take(&mut bases.sources),
-        options: build_options(args, env, epoch, host)?,
+        options: Options { ca_certs, ..build_options(args, env, epoch, host)? },
         watch: &progress,
         cancel: &env.cancel,
         wants_roots: outputs.iter().any(|output| !output.kind.has_blobs()),
@@ -371,12 +376,33 @@ fn build_options(
         secrets,
         resolv_conf: env.resolv_conf(),
         add_hosts: options::add_hosts(&args.add_host)?,
-        hostname: "buildkitsandbox".to_owned(),
+        hostname: hostname(args)?,
         shm_size: match &args.shm_size {
             Some(text) => Some(options::size("--shm-size", text)?),
             None => None,
         },
+        limits: privilege::limits(&args.ulimit)?,
+        ca_certs: None,
     })
+}
+
+/// The host name of steps: --hostname, else the build argument that BuildKit has for it.
+fn hostname(args: &BuildArgs) -> Result<String> {
+    let mut arguments = args.build_arg.iter().rev();
+    let argument = arguments
+        .find_map(|text| text.strip_prefix("BUILDKIT_SANDBOX_HOSTNAME=").map(str::to_owned));
+    let Some(name) = args.hostname.clone().or(argument) else {
+        return Ok(crate::sandbox::DEFAULT_HOSTNAME.to_owned());
+    };
+    let fits = |label: &str| {
+        !label.is_empty()
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    if name.len() > 64 || !name.split('.').all(fits) {
+        return Err(Report::usage(format!("--hostname {name}: this is no host name"))
+            .with_hint("letters, digits, - and dots, 64 characters at most"));
+    }
+    Ok(name)
 }
 
 fn build_and_export(

@@ -11,6 +11,7 @@ mod environment;
 mod images;
 mod inspect;
 pub mod options;
+pub mod privilege;
 mod push;
 pub mod report;
 mod storage;

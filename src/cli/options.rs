@@ -433,13 +433,11 @@ pub fn refuse(args: &BuildArgs) -> Result<()> {
         cache_from,
         cache_to,
         annotation,
-        allow,
         check,
         call,
         provenance,
         sbom,
         attest,
-        ulimit,
         cgroup_parent,
         builder,
     } = &args.refused;
@@ -449,27 +447,17 @@ pub fn refuse(args: &BuildArgs) -> Result<()> {
                 value.as_deref().is_some_and(|value| matches!(value, "false" | "0"))
             })
     };
-    let refused: [(bool, &str, &str); 14] = [
+    let refused: [(bool, &str, &str); 12] = [
         (!ssh.is_empty(), "--ssh", "hand the key in with --secret and RUN --mount=type=secret"),
         (*load, "--load", "write -o type=docker,dest=app.tar and run `docker load -i app.tar`"),
         (!cache_from.is_empty(), "--cache-from", "keep the store (--root) from build to build"),
         (!cache_to.is_empty(), "--cache-to", "keep the store (--root) from build to build"),
         (!annotation.is_empty(), "--annotation", "use --label"),
-        (
-            !allow.is_empty(),
-            "--allow",
-            "no step can ask for more than the sandbox gives; leave it out",
-        ),
         (*check, "--check", "errors and warnings of a Dockerfile are shown by every build"),
         (call.is_some(), "--call", "leave it out"),
         (!off(provenance), "--provenance", "leave it out: no attestation is made"),
         (!off(sbom), "--sbom", "leave it out: no attestation is made"),
         (!attest.is_empty(), "--attest", "leave it out: no attestation is made"),
-        (
-            !ulimit.is_empty(),
-            "--ulimit",
-            "set the limit in the shell that runs lapstrake: steps inherit it",
-        ),
         (
             cgroup_parent.is_some(),
             "--cgroup-parent",

@@ -16,6 +16,8 @@
 //! | RUN: what a cache mount holds | no | it must only ever make a step faster |
 //! | RUN: tmpfs target and size | yes | a full one fails |
 //! | RUN: secrets: id, target, variable | yes | their values: no, a new token is the same build |
+//! | RUN: security=insecure | yes | programs see other capabilities, and act on them |
+//! | RUN: CA certificates of --ca-cert, and the variables that name them | no | as proxy variables |
 //! | RUN: hostname, hosts, limits, isolation rung, emulator | no | same output is the contract of each |
 //! | COPY, ADD: patterns, destination, chown, chmod, exclude, parents, link, unpack | yes | |
 //! | COPY, ADD: content, kinds, modes, owners, xattrs of what is selected | yes | |
@@ -56,7 +58,7 @@ impl TreeId {
 /// inputs.
 pub fn run(run: &Run, platform: &Platform, below: TreeId, inputs: &[Digest]) -> Digest {
     let mounts: Vec<Value> = run.mounts.iter().map(|mount| mount_value(mount, inputs)).collect();
-    digest(&json!({
+    let mut value = json!({
         "version": VERSION,
         "kind": "run",
         "platform": platform_value(platform),
@@ -68,7 +70,11 @@ pub fn run(run: &Run, platform: &Platform, below: TreeId, inputs: &[Digest]) -> 
         "user": run.user,
         "offline": run.network == Network::None,
         "mounts": mounts,
-    }))
+    });
+    if run.insecure {
+        value["insecure"] = true.into();
+    }
+    digest(&value)
 }
 
 /// Key of a COPY or ADD. `content` is the identity of what it selects.
@@ -157,6 +163,7 @@ mod tests {
             user: String::new(),
             network: Network::Default,
             mounts: Vec::new(),
+            insecure: false,
         }
     }
 

@@ -120,6 +120,8 @@ pub struct Run {
     pub network: Network,
     /// `--mount`, in order.
     pub mounts: Vec<Mount>,
+    /// `--security=insecure`: all capabilities of the build's user namespace, /proc and /sys whole.
+    pub insecure: bool,
 }
 
 /// The network of a RUN.
@@ -338,4 +340,15 @@ pub struct Request {
     pub no_cache_stages: Vec<String>,
     /// `--network`.
     pub network: Network,
+    /// `--allow`.
+    pub allow: Allow,
+}
+
+/// What instructions may ask for only when the user allows it (BuildKit's entitlements).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Allow {
+    /// `network.host`: RUN --network=host.
+    pub host_network: bool,
+    /// `security.insecure`: RUN --security=insecure.
+    pub insecure: bool,
 }

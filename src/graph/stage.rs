@@ -357,7 +357,7 @@ impl Walk<'_, '_> {
         run: &RunInstruction,
         triggered: bool,
     ) -> Result<(), Failure> {
-        refuse_run(run)?;
+        refuse_run(run, self.planner.request.allow)?;
         if state.platform.os != "linux" {
             return Err(Diagnostic::error(
                 "E0611",
@@ -423,6 +423,10 @@ impl Walk<'_, '_> {
             user: state.config.config.user.clone(),
             network,
             mounts,
+            insecure: run
+                .security
+                .as_ref()
+                .is_some_and(|security| security.value == crate::dockerfile::Security::Insecure),
         }));
         self.add(state, op, inputs, name, instruction.span);
         Ok(())

@@ -333,7 +333,6 @@ fn what_comes_later_is_refused_by_name() {
         "FROM busybox\nADD https://x/y /z\n",
         "FROM busybox\nADD git@host:a/b.git /z\n",
         "FROM busybox\nRUN --mount=type=ssh x\n",
-        "FROM busybox\nRUN --security=insecure x\n",
         "FROM busybox\nRUN --device=a/b=c x\n",
     ] {
         let failure = plan_with(text, &request(&[])).expect_err(text);

@@ -124,6 +124,18 @@ fn become_program(
     if spec.personality32 || spec.no_aslr {
         cred::personality(spec.personality32, spec.no_aslr).map_err(doing("personality"))?;
     }
+    for limit in &spec.limits {
+        process::set_limit(&limit.name, limit.soft, limit.hard).map_err(|error| {
+            let mut message =
+                format!("--ulimit {}: {}", limit.name, std::io::Error::from(error.errno));
+            if error.is(Errno::PERM) {
+                message.push_str(
+                    "; a hard limit can only be lowered, and this process has a lower one",
+                );
+            }
+            message
+        })?;
+    }
     let ready = Report::Ready { uid: user.uid, gid: user.gid };
     tell(report, &ready).map_err(doing("reporting"))?;
     Err(exec(spec, &user))

@@ -36,9 +36,14 @@ pub use child::child_main;
 pub use emulation::{Arch, Emulator};
 pub use probe::{Check, HostReport, probe, probe_in};
 pub use session::{Cancel, Isolation, Options, RunOutcome, Rung, Session, Status, Stream};
-pub use spec::{Access, Mount, MountKind, Network, RunSpec};
+pub use spec::{Access, Limit, Mount, MountKind, Network, RunSpec};
 
 pub use crate::sys::cred::{IdMap, IdRange};
+
+/// Gives the names that a [`Limit`] may have.
+pub fn limit_names() -> impl Iterator<Item = &'static str> {
+    crate::sys::process::LIMITS.iter().map(|(name, _)| *name)
+}
 
 /// How many lower directories an overlay takes: Linux refuses the 501st (`OVL_MAX_STACK`).
 pub const MAX_LOWERS: usize = 500;

@@ -41,6 +41,19 @@ pub struct RunSpec {
     pub insecure: bool,
     /// Mounts the root read-only.
     pub read_only_root: bool,
+    /// `--ulimit`.
+    pub limits: Vec<Limit>,
+}
+
+/// One limit of a process (getrlimit(2)).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limit {
+    /// As `nofile`; one of [`crate::sandbox::limit_names`].
+    pub name: String,
+    /// None is unlimited.
+    pub soft: Option<u64>,
+    /// None is unlimited.
+    pub hard: Option<u64>,
 }
 
 impl RunSpec {
@@ -62,6 +75,7 @@ impl RunSpec {
             shm_size: None,
             insecure: false,
             read_only_root: false,
+            limits: Vec::new(),
         }
     }
 }

@@ -425,6 +425,38 @@ pub fn exec(path: &CStr, args: &[CString], env: &[CString]) -> Error {
     }
 }
 
+/// The limits of getrlimit(2), by the names that `docker --ulimit` has for them.
+pub const LIMITS: [(&str, libc::__rlimit_resource_t); 15] = [
+    ("core", libc::RLIMIT_CORE),
+    ("cpu", libc::RLIMIT_CPU),
+    ("data", libc::RLIMIT_DATA),
+    ("fsize", libc::RLIMIT_FSIZE),
+    ("locks", libc::RLIMIT_LOCKS),
+    ("memlock", libc::RLIMIT_MEMLOCK),
+    ("msgqueue", libc::RLIMIT_MSGQUEUE),
+    ("nice", libc::RLIMIT_NICE),
+    ("nofile", libc::RLIMIT_NOFILE),
+    ("nproc", libc::RLIMIT_NPROC),
+    ("rss", libc::RLIMIT_RSS),
+    ("rtprio", libc::RLIMIT_RTPRIO),
+    ("rttime", libc::RLIMIT_RTTIME),
+    ("sigpending", libc::RLIMIT_SIGPENDING),
+    ("stack", libc::RLIMIT_STACK),
+];
+
+/// Sets a limit of [`LIMITS`] for this process and what it starts; None is unlimited.
+#[allow(unsafe_code)]
+pub fn set_limit(name: &str, soft: Option<u64>, hard: Option<u64>) -> Result<()> {
+    let Some((_, resource)) = LIMITS.iter().find(|(known, _)| *known == name) else {
+        return Err(Error::new("setrlimit", name, Errno::INVAL));
+    };
+    let value = |limit: Option<u64>| limit.unwrap_or(libc::RLIM_INFINITY);
+    let limit = libc::rlimit { rlim_cur: value(soft), rlim_max: value(hard) };
+    // SAFETY: the pointer is to a live value.
+    let done = unsafe { libc::setrlimit(*resource, &limit) };
+    check(done, || ("setrlimit", name.to_owned())).map(drop)
+}
+
 /// Changes the working directory to a path.
 pub fn chdir(path: &CStr) -> Result<()> {
     rustix::process::chdir(path).map_err(|e| Error::new("chdir", format!("{path:?}"), e))

@@ -38,6 +38,8 @@ mod mounts;
 mod output;
 /// Several platforms and emulation.
 mod platform;
+/// --allow, --ulimit, --ca-cert.
+mod privilege;
 /// Registries: pull and push.
 mod registry;
 /// Same inputs, same bytes.

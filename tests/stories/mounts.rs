@@ -137,7 +137,7 @@ story!(required_secret_must_be_given : root user, |env| {
 });
 
 story!(mounts_not_done_yet_are_refused : user, |env| {
-    for text in ["RUN --mount=type=ssh true", "RUN --security=insecure true", "RUN --device=vendor.com/x true"] {
+    for text in ["RUN --mount=type=ssh true", "RUN --device=vendor.com/x true"] {
         env.dockerfile(&format!("FROM base\n{text}\n"));
         let output = env.build_command(["-t", "x"]).output();
         assert_ne!(output.code, Some(0), "{text} was ignored");

@@ -21,6 +21,26 @@ use crate::store::{MountGuard, MountId, Sharing};
 use super::copy::digested;
 use super::{copy_failure, select};
 
+/// Where the certificates of `--ca-cert` lie in a step.
+const CA_BUNDLE: &str = "/dev/ca-certificates.crt";
+/// Where distributions keep what they trust (as Go's crypto/x509 looks for it).
+const CA_BUNDLES: [&str; 5] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+/// What OpenSSL and Go, Python's requests, pip, Node, git, curl and cargo read.
+const CA_VARIABLES: [&str; 7] = [
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "PIP_CERT",
+    "NODE_EXTRA_CA_CERTS",
+    "GIT_SSL_CAINFO",
+    "CURL_CA_BUNDLE",
+    "CARGO_HTTP_CAINFO",
+];
 /// How much of a failing step's output is kept to be shown again.
 const TAIL: usize = 16 << 10;
 /// How many of its lines.
@@ -60,6 +80,7 @@ pub fn run(
         guards: Vec::new(),
     };
     mounts.standard();
+    mounts.ca_certs(run, &below.layers, &tree)?;
     for mount in &run.mounts {
         mounts.add(mount)?;
     }
@@ -90,6 +111,8 @@ pub fn run(
     // QEMU maps programs where address space randomisation may already have put something.
     spec.no_aslr = emulated;
     spec.shm_size = conductor.build.options.shm_size;
+    spec.limits = conductor.build.options.limits.clone();
+    spec.insecure = run.insecure;
 
     let mut tail = Vec::new();
     let outcome = session
@@ -318,6 +341,45 @@ impl Mounts<'_> {
             let kind = sandbox::MountKind::File { bytes, mode: 0o644, uid: 0, gid: 0 };
             self.push(target, StubKind::File, kind);
         }
+    }
+
+    /// Mounts the certificates of `--ca-cert`, with those that the image (else the host) trusts
+    /// already, and points the usual variables at them where the Dockerfile does not set them. Never
+    /// part of a layer or a key.
+    fn ca_certs(
+        &mut self,
+        run: &graph::Run,
+        layers: &[LayerId],
+        tree: &Tree,
+    ) -> Result<(), Failure> {
+        let Some(ca_certs) = &self.conductor.build.options.ca_certs else { return Ok(()) };
+        let mut bundle = Vec::new();
+        if !tree.layers().is_empty() {
+            for path in CA_BUNDLES {
+                if let Some(found) = self.conductor.layers.read(layers, tree, path)?
+                    && !found.is_empty()
+                {
+                    bundle = found;
+                    break;
+                }
+            }
+        }
+        if bundle.is_empty() {
+            bundle.clone_from(&ca_certs.system);
+        }
+        if !bundle.is_empty() && !bundle.ends_with(b"\n") {
+            bundle.push(b'\n');
+        }
+        bundle.extend_from_slice(&ca_certs.added);
+        let kind = sandbox::MountKind::File { bytes: bundle, mode: 0o444, uid: 0, gid: 0 };
+        // Below /dev, which is a file system of the sandbox: no stub, whatever the image has.
+        self.list.push(sandbox::Mount { target: CA_BUNDLE.to_owned(), kind });
+        for name in CA_VARIABLES {
+            if !run.env.iter().any(|(known, _)| known == name) {
+                self.env.push((name.to_owned(), CA_BUNDLE.to_owned()));
+            }
+        }
+        Ok(())
     }
 
     fn script(&mut self, script: &graph::Inline) {
@@ -661,6 +723,7 @@ mod tests {
             user: String::new(),
             network: Network::Default,
             mounts: Vec::new(),
+            insecure: false,
         };
         let env = environment(&run, vec![("A".into(), "secret".into())]);
         assert_eq!(env, ["B=2", "P=p", "A=secret"]);
