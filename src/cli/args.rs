@@ -133,7 +133,10 @@ pub struct BuildArgs {
     /// How to show progress
     #[arg(long, value_name = "STYLE", default_value = "auto")]
     pub progress: ProgressArg,
-    /// Show no progress; print only the result
+    /// What the log is for: text for people; github adds groups and annotations
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+    /// Show no progress; print only the image id
     #[arg(short, long)]
     pub quiet: bool,
     /// Write the image id (digest of the config) to a file
@@ -330,6 +333,15 @@ pub enum ProgressArg {
     /// Nothing
     #[value(alias = "none")]
     Quiet,
+}
+
+/// `--log-format`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// As --progress says
+    Text,
+    /// For GitHub Actions: a group a step, ::error and ::warning with file and line
+    Github,
 }
 
 /// `--format`

@@ -20,9 +20,10 @@ use crate::sandbox::Isolation;
 use crate::store::Store;
 use crate::transport;
 use crate::ui::diagnostic::Painter;
+use crate::ui::github;
 use crate::ui::progress::{Progress, Style};
 
-use super::args::{BuildArgs, IsolationArg, ProgressArg, Pull};
+use super::args::{BuildArgs, IsolationArg, LogFormat, ProgressArg, Pull};
 use super::environment::Environment;
 use super::options::{self, Output, OutputKind, SecretSource};
 use super::privilege;
@@ -38,6 +39,15 @@ struct Plan {
 
 /// Runs the command.
 pub fn run(args: &BuildArgs, env: &Environment) -> Result<()> {
+    let result = run_build(args, env);
+    if let (Err(report), LogFormat::Github) = (&result, args.log_format) {
+        let whole = || github::error(&report.message);
+        env.say(&report.annotation.clone().unwrap_or_else(whole));
+    }
+    result
+}
+
+fn run_build(args: &BuildArgs, env: &Environment) -> Result<()> {
     options::refuse(args)?;
     env.cancel.on_signals();
     let host = Platform::host();
@@ -57,6 +67,9 @@ pub fn run(args: &BuildArgs, env: &Environment) -> Result<()> {
     let source = read_dockerfile(args, env)?;
     let style = match (args.quiet, args.progress) {
         (true, _) | (_, ProgressArg::Quiet) => Style::Quiet,
+        (_, ProgressArg::Auto | ProgressArg::Plain) if args.log_format == LogFormat::Github => {
+            Style::Github
+        }
         (_, ProgressArg::Auto) => Style::Auto,
         (_, ProgressArg::Tty) => Style::Tty,
         (_, ProgressArg::Plain) => Style::Plain,
@@ -65,18 +78,26 @@ pub fn run(args: &BuildArgs, env: &Environment) -> Result<()> {
     let parsed = dockerfile::parse(&source.bytes);
     let painter = Painter::new(&source.name, &parsed.dockerfile.source, env.colour);
     let draw = |diagnostic: &Diagnostic| painter.paint(diagnostic);
+    let place = source.shown_from(&env.cwd);
+    let annotate =
+        |diagnostic: &Diagnostic| github::annotation(&place, &parsed.dockerfile.source, diagnostic);
+    let warn = |warning: &Diagnostic| {
+        env.say(&draw(warning));
+        if args.log_format == LogFormat::Github {
+            env.say(&annotate(warning));
+        }
+    };
     let quiet = style == Style::Quiet || style == Style::RawJson;
     if parsed.has_errors() {
-        let drawn: Vec<String> =
-            parsed.diagnostics.iter().filter(|found| found.is_error()).map(draw).collect();
+        let errors = || parsed.diagnostics.iter().filter(|found| found.is_error());
+        let drawn: Vec<String> = errors().map(draw).collect();
         let mut report = Report::new(Exit::Usage, "");
         report.excerpt = Some(drawn.join("\n"));
+        report.annotation = Some(errors().map(annotate).collect());
         return Err(report);
     }
     if !quiet {
-        for warning in &parsed.diagnostics {
-            env.say(&draw(warning));
-        }
+        parsed.diagnostics.iter().for_each(warn);
     }
     let store = env.open_store()?;
     store.recall_id_map(env.user());
@@ -115,7 +136,9 @@ pub fn run(args: &BuildArgs, env: &Environment) -> Result<()> {
             ResolveExit::Network => Exit::Network,
             ResolveExit::Damaged => Exit::Damaged,
         };
-        located(exit, &failure.diagnostic, &draw)
+        let mut report = located(exit, &failure.diagnostic, &draw);
+        report.annotation = Some(annotate(&failure.diagnostic));
+        report
     })?;
     if !quiet {
         for warning in &graph.warnings {
@@ -123,7 +146,7 @@ pub fn run(args: &BuildArgs, env: &Environment) -> Result<()> {
                 let help = warning.help.as_ref().map_or(String::new(), |help| format!("; {help}"));
                 env.say(&format!("warning: {}{help}\n", warning.message));
             } else {
-                env.say(&draw(warning));
+                warn(warning);
             }
         }
     }
@@ -148,6 +171,7 @@ pub fn run(args: &BuildArgs, env: &Environment) -> Result<()> {
             {
                 let place = Diagnostic::error("E1001", span, report.message.clone());
                 report.excerpt = Some(draw(&place));
+                report.annotation = Some(annotate(&place));
                 report.message.clear();
             }
             return Err(report);
@@ -205,6 +229,14 @@ struct DockerfileSource {
     path: Option<PathBuf>,
     /// The context directory; None when there is none.
     context: Option<PathBuf>,
+}
+
+impl DockerfileSource {
+    /// Gives the path for programs that read the log: relative to where the command runs.
+    fn shown_from(&self, cwd: &Path) -> String {
+        let Some(path) = &self.path else { return self.name.clone() };
+        path.strip_prefix(cwd).unwrap_or(path).display().to_string()
+    }
 }
 
 fn read_dockerfile(args: &BuildArgs, env: &Environment) -> Result<DockerfileSource> {
@@ -612,10 +644,12 @@ fn finish(
         write(path, format!("{metadata:#}\n"))?;
     }
     let mut line = String::new();
-    if names.is_empty() {
+    if args.quiet {
+        line.push_str(&format!("{id}\n"));
+    } else if names.is_empty() {
         line.push_str(&format!("{}\n", product.root.digest));
     }
-    for tag in &plan.tags {
+    for tag in plan.tags.iter().filter(|_| !args.quiet) {
         line.push_str(&format!("{}@{}\n", tag.familiar(), product.root.digest));
     }
     let to_stdout = plan.outputs.iter().any(|output| output.dest.as_os_str() == "-");

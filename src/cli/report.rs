@@ -39,6 +39,8 @@ pub struct Report {
     pub output: Vec<u8>,
     /// What to do.
     pub hints: Vec<String>,
+    /// The same for a program that reads the log (`--log-format`).
+    pub annotation: Option<String>,
 }
 
 /// What every subcommand returns.
@@ -54,6 +56,7 @@ impl Report {
             span: None,
             output: Vec::new(),
             hints: Vec::new(),
+            annotation: None,
         }
     }
 

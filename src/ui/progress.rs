@@ -1,7 +1,7 @@
 //! Shows a build while it runs: plain lines on a pipe, a live list of steps on a terminal, JSON
-//! lines for programs.
+//! lines for programs (`rawjson.rs`), groups for GitHub (`github.rs`).
 //!
-//! All three are a [`View`]: a pure function from events to text, which [`Progress`] writes to
+//! All are a [`View`]: a pure function from events to text, which [`Progress`] writes to
 //! standard error. Plain lines are as BuildKit prints them: `#3 [build 2/5] RUN make`, output with
 //! the time since the step began, `CACHED`, `DONE 1.2s`, `ERROR`.
 
@@ -10,8 +10,10 @@ use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::build::event::{Event, StepId, Stream, Watch};
+use crate::build::event::{Event, StepId, Watch};
 
+use super::github::Github;
+use super::rawjson::RawJson;
 use super::text;
 
 /// How to show progress.
@@ -26,12 +28,14 @@ pub enum Style {
     Plain,
     /// One JSON object a line.
     RawJson,
+    /// Groups and annotations for GitHub's runners.
+    Github,
     /// Nothing.
     Quiet,
 }
 
 /// Turns events into text.
-trait View: Send {
+pub(super) trait View: Send {
     /// Gives the text that an event makes, `at` after the start.
     fn event(&mut self, event: &Event, at: Duration) -> String;
     /// Gives the text that makes room for something else to be printed.
@@ -62,7 +66,8 @@ impl Progress {
         };
         let view: Box<dyn View> = match style {
             Style::Tty => Box::new(Live::new(!no_color, size())),
-            Style::RawJson => Box::new(Json::default()),
+            Style::RawJson => Box::new(RawJson::new(jiff::Timestamp::now())),
+            Style::Github => Box::new(Github::default()),
             Style::Quiet => Box::new(Quiet),
             Style::Plain | Style::Auto => Box::new(Plain::default()),
         };
@@ -429,53 +434,10 @@ fn push_tail(tail: &mut Vec<Vec<u8>>, bytes: &[u8]) {
     }
 }
 
-/// One object a line, for programs.
-#[derive(Default)]
-struct Json {
-    names: BTreeMap<StepId, String>,
-}
-
-impl View for Json {
-    fn event(&mut self, event: &Event, at: Duration) -> String {
-        use serde_json::json;
-        let at = at.as_secs_f64();
-        let value = match event {
-            Event::Header(text) => json!({ "at": at, "event": "header", "text": text }),
-            Event::Planned { step, work, name, emulated } => {
-                self.names.insert(*step, name.clone());
-                json!({
-                    "at": at, "event": "planned", "step": step, "name": name,
-                    "work": format!("{work:?}").to_lowercase(), "emulated": emulated
-                })
-            }
-            Event::Started { step } => json!({ "at": at, "event": "started", "step": step }),
-            Event::Cached { step } => json!({ "at": at, "event": "cached", "step": step }),
-            Event::Output { step, stream, bytes } => json!({
-                "at": at, "event": "output", "step": step,
-                "stream": match stream { Stream::Stdout => 1, Stream::Stderr => 2 },
-                "text": String::from_utf8_lossy(bytes)
-            }),
-            Event::Progress { step, item, done, total } => json!({
-                "at": at, "event": "progress", "step": step, "item": item, "done": done,
-                "total": total
-            }),
-            Event::Finished { step, took } => json!({
-                "at": at, "event": "finished", "step": step, "seconds": took.as_secs_f64()
-            }),
-            Event::Failed { step, message, took } => json!({
-                "at": at, "event": "failed", "step": step, "message": message,
-                "seconds": took.as_secs_f64()
-            }),
-            Event::Warning(text) => json!({ "at": at, "event": "warning", "text": text }),
-        };
-        format!("{value}\n")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::build::event::Work;
+    use crate::build::event::{Stream, Work};
 
     fn story(view: &mut dyn View) -> String {
         let seconds = Duration::from_secs;
@@ -538,14 +500,6 @@ mod tests {
         assert!(text.contains(" => [a 1/2] RUN make (emulated)"), "{text}");
         assert!(text.contains(" => CACHED [a 2/2] RUN x"), "{text}");
         assert!(text.contains("(2/2)"), "{text}");
-    }
-
-    #[test]
-    fn json_lines_are_objects() {
-        for line in story(&mut Json::default()).lines() {
-            let value: serde_json::Value = serde_json::from_str(line).expect("an object");
-            assert!(value["event"].is_string());
-        }
     }
 
     #[test]

@@ -40,6 +40,8 @@ mod output;
 mod platform;
 /// --allow, --ulimit, --ca-cert.
 mod privilege;
+/// --progress, --log-format, --metadata-file.
+mod progress;
 /// Registries: pull and push.
 mod registry;
 /// Same inputs, same bytes.
