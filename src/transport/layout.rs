@@ -447,13 +447,14 @@ impl LayoutSink {
     pub fn create(path: &Path) -> Result<LayoutSink> {
         match fs::read_dir(path) {
             Ok(entries) => {
-                let is_layout =
-                    path.join("oci-layout").exists() || path.join("index.json").exists();
                 // What another writer, or a killed one, has begun is no layout yet.
                 let ours = |name: &[u8]| name == b"blobs" || name.starts_with(TEMPORARY.as_bytes());
                 let foreign =
                     entries.flatten().any(|entry| !ours(entry.file_name().as_encoded_bytes()));
-                if foreign && !is_layout {
+                // Looked for after the names were read: another writer may be putting these there.
+                let is_layout =
+                    || path.join("oci-layout").exists() || path.join("index.json").exists();
+                if foreign && !is_layout() {
                     return Err(Error::Occupied { path: path.to_owned() });
                 }
             }
