@@ -255,7 +255,8 @@ impl<'a> Conductor<'a> {
                 _ => false,
             }
         });
-        runs || self.unpacked_runs(needed, forms)
+        runs || self.build.wants_shell
+            || self.unpacked_runs(needed, forms)
             || (self.build.wants_roots
                 && needed.iter().enumerate().any(|(id, needed)| *needed && of_runs(id)))
     }

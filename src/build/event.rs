@@ -103,6 +103,8 @@ pub trait Watch: Sync {
     }
     /// Lets clocks on a display move on.
     fn tick(&self) {}
+    /// Ends a display for now: something else is about to write to the terminal.
+    fn rest(&self) {}
 }
 
 /// Ignores all events.

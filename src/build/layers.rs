@@ -53,7 +53,7 @@ pub struct Layers<'a> {
     /// One lock a layer, so that a directory or Toc is made once.
     locks: Mutex<HashMap<LayerId, Arc<Mutex<()>>>>,
     implied: Mutex<HashMap<LayerId, Arc<Vec<RootPath>>>>,
-    session: OnceLock<Session>,
+    session: OnceLock<Arc<Session>>,
     /// Forms in which a layer's blob may be in the store already.
     forms: Vec<BlobForm>,
 }
@@ -101,12 +101,17 @@ impl<'a> Layers<'a> {
     /// Takes the session in which directories are made and steps run.
     pub fn set_session(&self, session: Session) {
         // Set once, before any thread starts; a second session would be a fault of the caller.
-        let _ = self.session.set(session);
+        let _ = self.session.set(Arc::new(session));
     }
 
     /// Gives the session, when one was entered.
     pub fn session(&self) -> Option<&Session> {
-        self.session.get()
+        self.session.get().map(Arc::as_ref)
+    }
+
+    /// Gives the session to somebody who may outlive this.
+    pub fn shared_session(&self) -> Option<Arc<Session>> {
+        self.session.get().cloned()
     }
 
     /// Gives the base layer of that name.

@@ -10,6 +10,7 @@
 //! | `users.rs` | who `--chown` means |
 //! | `image.rs` | configs, manifests and the index of the results |
 //! | `rootfs.rs` | results as files: `type=local`, `type=tar` |
+//! | `shell.rs` | a shell in the root file system of a step |
 //! | `event.rs`, `error.rs` | what the user hears of it |
 //!
 //! Start reading at [`Build::run`].
@@ -24,6 +25,7 @@ pub mod glob;
 pub mod image;
 pub mod layers;
 pub mod rootfs;
+pub mod shell;
 pub mod steps;
 pub mod users;
 
@@ -85,6 +87,8 @@ pub struct Options {
     pub limits: Vec<sandbox::Limit>,
     /// `--ca-cert`.
     pub ca_certs: Option<CaCerts>,
+    /// `--on-error`.
+    pub on_error: shell::OnError,
 }
 
 /// Certificates that steps trust besides those of their image, as PEM.
@@ -117,8 +121,12 @@ pub struct Build<'a> {
     pub watch: &'a dyn Watch,
     /// Set when the user stops the build.
     pub cancel: &'a Cancel,
-    /// Results are wanted as files (`type=local`, `type=tar`).
+    /// Results are wanted as files (`type=local`, `type=tar`), or as a place for a shell.
     pub wants_roots: bool,
+    /// A shell is wanted, so a session is.
+    pub wants_shell: bool,
+    /// What the first failed RUN left, as `--on-error` wants it.
+    pub wreck: std::sync::Mutex<Option<shell::Wreck>>,
 }
 
 impl<'a> Build<'a> {

@@ -47,6 +47,8 @@ pub enum Command {
     Prune(PruneArgs),
     /// Check what this host allows, and tell what to run for more
     Doctor(DoctorArgs),
+    /// Open a shell in a stage, or in a failed step that was kept
+    Shell(Box<ShellArgs>),
 }
 
 /// `lapstrake build`
@@ -109,6 +111,9 @@ pub struct BuildArgs {
     /// Send the image to its registry under every -t NAME
     #[arg(long)]
     pub push: bool,
+    /// What becomes of a RUN that failed: fail, shell opens one in it, keep leaves it to `lapstrake shell`
+    #[arg(long, value_name = "WHAT", default_value = "fail")]
+    pub on_error: OnErrorArg,
     /// Steps that run at a time [default: number of cores]
     #[arg(short, long, value_name = "N")]
     pub jobs: Option<usize>,
@@ -189,6 +194,19 @@ pub struct RegistryArgs {
     /// Talk to this registry without TLS or with any certificate (repeatable); loopback always may
     #[arg(long, value_name = "HOST[:PORT]")]
     pub insecure_registry: Vec<String>,
+}
+
+/// `lapstrake shell`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  lapstrake shell builder .          the stage `builder`, built as far as it is not cached\n  lapstrake shell 3f2a90b1c4d5       the step that `build --on-error=keep` left\n\nWhat is changed in the shell is lost when it ends."
+)]
+pub struct ShellArgs {
+    /// Name or number of a stage (then a CONTEXT follows), or the number of a kept step
+    #[arg(value_name = "STAGE|STEP")]
+    pub what: String,
+    #[command(flatten)]
+    pub build: BuildArgs,
 }
 
 /// `lapstrake push`
@@ -333,6 +351,17 @@ pub enum ProgressArg {
     /// Nothing
     #[value(alias = "none")]
     Quiet,
+}
+
+/// `--on-error`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnErrorArg {
+    /// It goes
+    Fail,
+    /// A shell is opened in its root file system, with its mounts and environment
+    Shell,
+    /// It stays in the store, for `lapstrake shell`
+    Keep,
 }
 
 /// `--log-format`

@@ -10,6 +10,7 @@ use crate::build::conductor::Conductor;
 use crate::build::event::{Event, Work};
 use crate::build::image::{Product, join};
 use crate::build::layers::BlobForm;
+use crate::build::shell::{OnError, Wreck};
 use crate::build::{Build, Options, rootfs};
 use crate::context::{self, Context};
 use crate::dockerfile::{self, Diagnostic};
@@ -23,7 +24,7 @@ use crate::ui::diagnostic::Painter;
 use crate::ui::github;
 use crate::ui::progress::{Progress, Style};
 
-use super::args::{BuildArgs, IsolationArg, LogFormat, ProgressArg, Pull};
+use super::args::{BuildArgs, IsolationArg, LogFormat, OnErrorArg, ProgressArg, Pull};
 use super::environment::Environment;
 use super::options::{self, Output, OutputKind, SecretSource};
 use super::privilege;
@@ -35,11 +36,13 @@ struct Plan {
     tags: Vec<Reference>,
     outputs: Vec<Output>,
     epoch: Option<i64>,
+    /// A shell is opened in the result, and nothing is made of it.
+    shell: bool,
 }
 
 /// Runs the command.
 pub fn run(args: &BuildArgs, env: &Environment) -> Result<()> {
-    let result = run_build(args, env);
+    let result = run_build(args, env, None);
     if let (Err(report), LogFormat::Github) = (&result, args.log_format) {
         let whole = || github::error(&report.message);
         env.say(&report.annotation.clone().unwrap_or_else(whole));
@@ -47,7 +50,18 @@ pub fn run(args: &BuildArgs, env: &Environment) -> Result<()> {
     result
 }
 
-fn run_build(args: &BuildArgs, env: &Environment) -> Result<()> {
+/// Builds a stage, and opens a shell in it.
+pub fn run_shell(stage: &str, args: &BuildArgs, env: &Environment) -> Result<()> {
+    if args.push || !args.output.is_empty() || !args.tag.is_empty() {
+        return Err(Report::usage("a shell makes no image, so -t, -o and --push have no place"));
+    }
+    if args.platform.len() > 1 {
+        return Err(Report::usage("a shell has one platform"));
+    }
+    run_build(args, env, Some(stage))
+}
+
+fn run_build(args: &BuildArgs, env: &Environment, shell: Option<&str>) -> Result<()> {
     options::refuse(args)?;
     env.cancel.on_signals();
     let host = Platform::host();
@@ -122,7 +136,7 @@ fn run_build(args: &BuildArgs, env: &Environment) -> Result<()> {
     let request = Request {
         platforms: platforms.clone(),
         host: Some(host.clone()),
-        target: args.target.clone(),
+        target: shell.map(str::to_owned).or_else(|| args.target.clone()),
         build_args,
         labels: options::pairs("--label", &args.label)?,
         no_cache: args.no_cache,
@@ -158,9 +172,11 @@ fn run_build(args: &BuildArgs, env: &Environment) -> Result<()> {
         options: Options { ca_certs, ..build_options(args, env, epoch, host)? },
         watch: &progress,
         cancel: &env.cancel,
-        wants_roots: outputs.iter().any(|output| !output.kind.has_blobs()),
+        wants_roots: shell.is_some() || outputs.iter().any(|output| !output.kind.has_blobs()),
+        wants_shell: shell.is_some(),
+        wreck: Default::default(),
     };
-    let plan = Plan { platforms, tags, outputs, epoch };
+    let plan = Plan { platforms, tags, outputs, epoch, shell: shell.is_some() };
     let result = build_and_export(args, env, &build, &graph, &plan, &client);
     progress.end();
     let product = match result {
@@ -174,10 +190,36 @@ fn run_build(args: &BuildArgs, env: &Environment) -> Result<()> {
                 report.annotation = Some(annotate(&place));
                 report.message.clear();
             }
-            return Err(report);
+            let wreck =
+                build.wreck.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+            return Err(match wreck {
+                Some(wreck) => look_at(wreck, report, env),
+                None => report,
+            });
         }
     };
     finish(args, env, &plan, product)
+}
+
+/// Does what `--on-error` says with a failed step; gives the report that remains.
+fn look_at(wreck: Wreck, mut report: Report, env: &Environment) -> Report {
+    if let Some(number) = &wreck.kept {
+        report.hints.push(format!("to look at the step: lapstrake shell {number}"));
+        return report;
+    }
+    report.print(env.colour);
+    env.say(
+        "\nA shell in the step, with its mounts and environment; what you change is lost when you leave\n",
+    );
+    let end = format!("{} failed", wreck.name);
+    let term = env.variable("TERM");
+    match wreck.open(term.as_deref(), &env.cancel) {
+        Ok(()) => {
+            let annotation = report.annotation.take();
+            Report { annotation, ..Report::new(report.exit, end) }
+        }
+        Err(failure) => failure.into(),
+    }
 }
 
 fn located(exit: Exit, diagnostic: &Diagnostic, draw: &dyn Fn(&Diagnostic) -> String) -> Report {
@@ -353,7 +395,7 @@ fn contexts(
     Ok((contexts, named))
 }
 
-fn build_options(
+pub(super) fn build_options(
     args: &BuildArgs,
     env: &Environment,
     epoch: Option<i64>,
@@ -415,6 +457,11 @@ fn build_options(
         },
         limits: privilege::limits(&args.ulimit)?,
         ca_certs: None,
+        on_error: match args.on_error {
+            OnErrorArg::Fail => OnError::Fail,
+            OnErrorArg::Shell => OnError::Shell,
+            OnErrorArg::Keep => OnError::Keep,
+        },
     })
 }
 
@@ -452,7 +499,7 @@ fn build_and_export(
         .map(|output| BlobForm { compression: output.compression, epoch: plan.epoch })
         .collect();
     let stored = BlobForm { compression: Compression::GZIP, epoch: plan.epoch };
-    let keeps = !plan.tags.is_empty() || plan.outputs.is_empty();
+    let keeps = !plan.shell && (!plan.tags.is_empty() || plan.outputs.is_empty());
     if keeps {
         forms.insert(stored);
     }
@@ -476,6 +523,14 @@ fn build_and_export(
         let _ = context.save_stat_cache();
     }
     let conductor = conductor?;
+    if plan.shell {
+        let output =
+            graph.outputs.first().ok_or_else(|| Report::usage("there is no such stage"))?;
+        build.watch.rest();
+        let term = env.variable("TERM");
+        crate::build::shell::open(&conductor, output.node, &output.config, term.as_deref())?;
+        return Ok(None);
+    }
     let mut products: BTreeMap<BlobForm, Product> = BTreeMap::new();
     for form in &forms {
         let images = build.images(&conductor, *form)?;

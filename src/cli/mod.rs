@@ -10,10 +10,12 @@ mod doctor;
 mod environment;
 mod images;
 mod inspect;
+mod minishell;
 pub mod options;
 pub mod privilege;
 mod push;
 pub mod report;
+mod shell;
 mod storage;
 
 use std::process::ExitCode;
@@ -28,6 +30,9 @@ pub fn main() -> ExitCode {
     // A RUN is this very program, executed again; it must not parse arguments.
     if let Some(code) = crate::sandbox::child_main() {
         return code;
+    }
+    if minishell::is_called() {
+        return minishell::main();
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -51,6 +56,7 @@ pub fn main() -> ExitCode {
         Command::Du(args) => storage::usage(args, &env),
         Command::Prune(args) => storage::prune(args, &env),
         Command::Doctor(args) => doctor::run(args, &env),
+        Command::Shell(args) => shell::run(args, &env),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

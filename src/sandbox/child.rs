@@ -20,7 +20,7 @@ use super::spec::{Network, Order, Report, RunSpec};
 use super::user::{self, User};
 use super::{CHILD_ARG0, DEFAULT_PATH, init, probe};
 use crate::sys::cred::{self, Namespaces};
-use crate::sys::{Errno, dir, mem, mount, node, process};
+use crate::sys::{Errno, dir, mem, mount, node, process, tty};
 
 /// Docker's default capabilities, by number: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID,
 /// SETUID, SETPCAP, NET_BIND_SERVICE, NET_RAW, SYS_CHROOT, MKNOD, AUDIT_WRITE, SETFCAP (moby,
@@ -108,6 +108,9 @@ fn become_program(
         serde_json::from_slice(&text).map_err(|e| format!("reading the order: {e}"))?;
     let spec = &*order.spec;
 
+    if spec.terminal {
+        tty::take_control(standard[0].as_fd()).map_err(doing("taking the terminal"))?;
+    }
     let root = rootfs::build(&order, kernel)?;
     let user = find_user(root.as_fd(), &spec.user)?;
     cred::set_hostname(&spec.hostname).map_err(doing("setting the host name"))?;

@@ -35,6 +35,9 @@ use crate::sys::{self, Errno, mem, mount, process};
 /// Flag of a request: the RUN gets a network namespace.
 const OWN_NETWORK: u8 = 1;
 
+/// Flag of a request: what the RUN writes to is what it reads from.
+const TERMINAL: u8 = 2;
+
 /// The builder's handle of the init.
 #[derive(Debug)]
 pub(super) struct Init {
@@ -52,6 +55,8 @@ pub(super) struct Start<'a> {
     pub(super) order: BorrowedFd<'a>,
     pub(super) report: BorrowedFd<'a>,
     pub(super) own_network: bool,
+    /// `out` is a terminal, which the RUN reads from as well.
+    pub(super) terminal: bool,
 }
 
 /// A RUN that was started; dropping it kills it.
@@ -97,7 +102,8 @@ impl Init {
         let Some(socket) = &self.socket else {
             return Err(Error::Setup { message: "the session has ended".into() });
         };
-        let flags = if start.own_network { OWN_NETWORK } else { 0 };
+        let flags = if start.own_network { OWN_NETWORK } else { 0 }
+            | if start.terminal { TERMINAL } else { 0 };
         let fds = [start.out, start.err, start.order, start.report, theirs.as_fd()];
         mem::send(socket.as_fd(), &[flags], &fds).map_err(sys("asking the session's init"))?;
         Ok(Running(ours))
@@ -269,7 +275,8 @@ fn accept(socket: &OwnedFd, null: &File, kernel: &Kernel) -> Result<Option<Run>,
     if flags[0] & OWN_NETWORK != 0 {
         namespaces = namespaces | Namespaces::NET;
     }
-    let fds = [null.as_fd(), out.as_fd(), err.as_fd(), order.as_fd(), report.as_fd()];
+    let input = if flags[0] & TERMINAL != 0 { out.as_fd() } else { null.as_fd() };
+    let fds = [input, out.as_fd(), err.as_fd(), order.as_fd(), report.as_fd()];
     match process::fork(namespaces, || super::child::run(fds, kernel)) {
         Ok(child) => Ok(Some(Run { child, socket: reply, deaf: false })),
         Err(e) => {

@@ -30,6 +30,7 @@ pub mod probe;
 mod rootfs;
 mod session;
 mod spec;
+mod terminal;
 mod user;
 
 pub use child::child_main;

@@ -230,6 +230,10 @@ impl Session {
         &self.map
     }
 
+    pub(super) fn init(&self) -> &Init {
+        &self.init
+    }
+
     /// Gives the isolation that was reached.
     pub fn rung(&self) -> Rung {
         self.rung
@@ -285,6 +289,7 @@ impl Session {
             order: order.as_fd(),
             report: report_end.as_fd(),
             own_network: spec.network == Network::None,
+            terminal: false,
         })?;
         drop((out_end, err_end, report_end));
         let (text, ended) = follow(&running, [out, err, report], on_output, cancel)?;
@@ -362,7 +367,7 @@ fn follow(
 }
 
 /// Reads what the child reported, and its end, as an outcome.
-fn outcome(report: &[u8], ended: Ended) -> Result<RunOutcome, Error> {
+pub(super) fn outcome(report: &[u8], ended: Ended) -> Result<RunOutcome, Error> {
     let mut user = None;
     let mut not_started = None;
     for line in report.split(|&b| b == b'\n').filter(|line| !line.is_empty()) {
@@ -390,7 +395,7 @@ fn outcome(report: &[u8], ended: Ended) -> Result<RunOutcome, Error> {
 }
 
 /// Writes JSON to a memfd, to be read from its start.
-fn memfd_json(value: &impl Serialize) -> Result<File, Error> {
+pub(super) fn memfd_json(value: &impl Serialize) -> Result<File, Error> {
     let text = serde_json::to_vec(value).map_err(Error::Spec)?;
     let mut file = mem::memfd("lapstrake-run")
         .map_err(|source| Error::Sys { doing: "passing the run on", source })?;

@@ -43,6 +43,8 @@ pub struct RunSpec {
     pub read_only_root: bool,
     /// `--ulimit`.
     pub limits: Vec<Limit>,
+    /// The standard streams are a terminal, which becomes the controlling one.
+    pub terminal: bool,
 }
 
 /// One limit of a process (getrlimit(2)).
@@ -76,6 +78,7 @@ impl RunSpec {
             insecure: false,
             read_only_root: false,
             limits: Vec::new(),
+            terminal: false,
         }
     }
 }

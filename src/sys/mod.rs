@@ -28,6 +28,7 @@ pub mod mem;
 pub mod mount;
 pub mod node;
 pub mod process;
+pub mod tty;
 pub mod xattr;
 
 use std::fmt;

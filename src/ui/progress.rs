@@ -91,6 +91,10 @@ impl Watch for Progress {
         self.live
     }
 
+    fn rest(&self) {
+        self.end();
+    }
+
     fn tick(&self) {
         let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
         write(&view.tick(self.started.elapsed()));

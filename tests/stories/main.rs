@@ -20,6 +20,8 @@ mod commands;
 mod config;
 /// COPY into, from and through everything.
 mod copy;
+/// Looking into a failed step.
+mod debug;
 /// Diagnostics and exit codes.
 mod errors;
 /// FROM in all its forms.

@@ -4,11 +4,13 @@ use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::build::Options;
 use crate::build::conductor::{Conductor, Outcome};
 use crate::build::copy::{Options as CopyOptions, Planner};
 use crate::build::error::{Failure, Kind};
 use crate::build::event::{Event, Stream};
 use crate::build::files::{ContextFiles, Copied, Files};
+use crate::build::shell::{self, Failed};
 use crate::graph::{self, MountKind, Network, NodeId, Op};
 use crate::layer::toc::KindRef;
 use crate::layer::tree::Tree;
@@ -133,10 +135,13 @@ pub fn run(
             conductor.build.cancel,
         )
         .map_err(|error| sandbox_failure(&error))?;
-    drop(guards);
     if !outcome.status.success() {
-        return Err(failed(run, &outcome, &tail, emulated, &platform.architecture));
+        let failure = failed(run, &outcome, &tail, emulated, &platform.architecture);
+        let wreck = Failed { run, node: id, key, below, tree: &tree, spec, staging, guards };
+        shell::put_away(conductor, wreck)?;
+        return Err(failure);
     }
+    drop(guards);
     let options = DiffOptions {
         owner: (outcome.uid, outcome.gid),
         stubs: &stubs,
@@ -156,9 +161,27 @@ pub fn run(
     Ok((layer, conductor.build.options.now()))
 }
 
+/// Makes the mounts of resolv.conf and hosts.
+pub(in crate::build) fn name_files(options: &Options) -> Vec<sandbox::Mount> {
+    let mut hosts =
+        String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    hosts.push_str(&format!("127.0.0.1\t{}\n", options.hostname));
+    for (name, address) in &options.add_hosts {
+        hosts.push_str(&format!("{address}\t{name}\n"));
+    }
+    let resolv = options.resolv_conf.clone();
+    [("/etc/resolv.conf", resolv), ("/etc/hosts", hosts.into_bytes())]
+        .into_iter()
+        .map(|(target, bytes)| sandbox::Mount {
+            target: target.to_owned(),
+            kind: sandbox::MountKind::File { bytes, mode: 0o644, uid: 0, gid: 0 },
+        })
+        .collect()
+}
+
 /// Gives the directories of layers, bottom first: empty layers left out, of layers that come twice
 /// the upper one (an overlay takes each directory once), deep stacks merged.
-fn directories(
+pub(in crate::build) fn directories(
     conductor: &Conductor<'_>,
     session: &Session,
     layers: &[LayerId],
@@ -329,17 +352,8 @@ impl Mounts<'_> {
         for dir in ["/proc", "/sys", "/dev"] {
             self.stubs.push((RootPath::from(dir), StubKind::Dir));
         }
-        let options = &self.conductor.build.options;
-        let mut hosts =
-            String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-        hosts.push_str(&format!("127.0.0.1\t{}\n", options.hostname));
-        for (name, address) in &options.add_hosts {
-            hosts.push_str(&format!("{address}\t{name}\n"));
-        }
-        let resolv = options.resolv_conf.clone();
-        for (target, bytes) in [("/etc/resolv.conf", resolv), ("/etc/hosts", hosts.into_bytes())] {
-            let kind = sandbox::MountKind::File { bytes, mode: 0o644, uid: 0, gid: 0 };
-            self.push(target, StubKind::File, kind);
+        for mount in name_files(&self.conductor.build.options) {
+            self.push(&mount.target, StubKind::File, mount.kind);
         }
     }
 
@@ -647,7 +661,7 @@ fn last_lines(tail: &[u8]) -> Vec<u8> {
     text[start..].to_vec()
 }
 
-fn sandbox_failure(error: &sandbox::Error) -> Failure {
+pub(in crate::build) fn sandbox_failure(error: &sandbox::Error) -> Failure {
     if matches!(error, sandbox::Error::Cancelled) {
         return Failure::interrupted();
     }
