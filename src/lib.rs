@@ -5,9 +5,9 @@
 //! | module | what lives there | may use |
 //! |---|---|---|
 //! | `main.rs` | argv → exit code; becomes the sandbox child when re-executed as one | cli, sandbox |
-//! | [`cli`] | one file a subcommand; the only reader of env, `$HOME`, cwd | ui, build, graph, context, transport, registry, store, sandbox, layer, oci, dockerfile |
+//! | [`cli`] | one file a subcommand; the only reader of env, `$HOME`, cwd | ui, build, graph, context, remote, transport, registry, store, sandbox, layer, oci, dockerfile |
 //! | [`ui`] | build events → tty list, plain lines, JSON lines; diagnostics with excerpts | build (events only), dockerfile (diagnostics), oci |
-//! | [`build`] | the conductor: scheduler, cancel, one file a step kind; cache, packing | graph, dockerfile, context, sandbox, snapshot, store, transport, layer, oci |
+//! | [`build`] | the conductor: scheduler, cancel, one file a step kind; cache, packing | graph, dockerfile, context, remote, sandbox, snapshot, store, transport, layer, oci |
 //! | [`dockerfile`] | bytes → (Dockerfile, diagnostics). Pure | - |
 //! | [`graph`] | Dockerfile + targets + platforms → step graph; keys. Pure | dockerfile, oci |
 //! | [`context`] | the build context: ignore rules, listing, content digests, stat cache | layer, oci, sys |
@@ -17,6 +17,7 @@
 //! | [`oci`] | config, manifest, index, descriptor, platform, reference, canonical JSON. Pure | - |
 //! | [`transport`] | images in and out: layouts, archives, registry, the store | registry, store, layer, oci, sys (reflinks) |
 //! | [`registry`] | the distribution protocol over HTTP | oci |
+//! | [`remote`] | URLs, Git repositories and archives as directories, for ADD and contexts | graph (names and keys), context, snapshot, registry, store, layer, oci, sys |
 //! | [`store`] | state on disk: blobs, Tocs, step records, cache mounts, locks, gc | layer, oci, sys |
 //! | [`sys`] | every system call, thin wrappers. The only `unsafe` | - |
 //!
@@ -30,6 +31,7 @@ pub mod graph;
 pub mod layer;
 pub mod oci;
 pub mod registry;
+pub mod remote;
 pub mod sandbox;
 pub mod snapshot;
 pub mod store;

@@ -385,13 +385,6 @@ pub fn is_image(source: &str) -> bool {
         .any(|scheme| source.starts_with(scheme))
 }
 
-/// Says whether a `--build-context` source is on another machine.
-pub fn is_remote(source: &str) -> bool {
-    ["http://", "https://", "git://", "git@", "ssh://", "target:"]
-        .iter()
-        .any(|scheme| source.starts_with(scheme))
-}
-
 /// Makes a path absolute.
 pub fn absolute(cwd: &Path, path: &str) -> PathBuf {
     cwd.join(path)

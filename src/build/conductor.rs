@@ -2,11 +2,13 @@
 //!
 //! # Model
 //!
+//! 0. *Resolve* remote sources: which content a URL, which commit a repository has now.
 //! 1. *Look up*, on one thread, in the order of the graph: each node's key is computed as far as it
 //!    can be without running anything, and its record looked for. The tree that a RUN makes is known
 //!    from its key alone, so a chain of RUNs is looked up whole.
 //! 2. *Need*: from the outputs backwards. A node that is known needs only its parent (whose layers
 //!    lie in the image too); one that is not known needs its inputs as well.
+//!    Remote sources that a step needs are fetched now, all at once.
 //! 3. If a RUN must really run, the session (user namespace) is entered now, before any thread.
 //! 4. *Run*: workers take ready nodes; a node whose key was not computable before looks itself up
 //!    first. Each result is recorded as it is made, under a lock of its key, so that two builds do
@@ -101,10 +103,12 @@ impl<'a> Conductor<'a> {
 
     /// Builds all outputs. `forms` are the blobs to make of each layer in them.
     pub fn run(&mut self, forms: &BTreeSet<BlobForm>) -> Result<(), Failure> {
+        self.build.resolve_remotes(self.graph)?;
         for id in 0..self.graph.nodes.len() {
             self.look_up(id)?;
         }
         let mut needed = self.needed();
+        self.build.load_remotes(self.graph, &needed)?;
         if self.wants_session(&needed, forms) {
             let assumed = self.build.store.id_map();
             let session = self.build.enter_session(self.graph, &needed, |id| self.is_done(id))?;
@@ -212,7 +216,7 @@ impl<'a> Conductor<'a> {
 
     fn announce(&self, needed: &[bool]) {
         for (id, node) in self.graph.nodes.iter().enumerate() {
-            if !needed[id] || matches!(node.op, Op::Local { .. }) {
+            if !needed[id] || matches!(node.op, Op::Local { .. } | Op::Remote(_)) {
                 continue;
             }
             let work = match node.op {
@@ -481,7 +485,7 @@ impl<'a> Conductor<'a> {
         let node = &self.graph.nodes[id];
         let started = Instant::now();
         self.build.check_cancelled()?;
-        let silent = matches!(node.op, Op::Local { .. });
+        let silent = matches!(node.op, Op::Local { .. } | Op::Remote(_));
         let result = self.known_or_made(id);
         match &result {
             Ok((_, true)) if !silent => self.build.watch.event(Event::Cached { step: id }),
@@ -513,7 +517,7 @@ impl<'a> Conductor<'a> {
                 let known = steps::fetch(self, id, &outcome)?;
                 return Ok((outcome, known));
             }
-            Op::Local { .. } => return Ok((Outcome::empty(), false)),
+            Op::Local { .. } | Op::Remote(_) => return Ok((Outcome::empty(), false)),
             _ => {}
         }
         let below = self.below(id)?;
@@ -550,7 +554,9 @@ impl<'a> Conductor<'a> {
             }
             Op::Copy(copy) => steps::copy::run(self, id, copy, &below)?,
             Op::Workdir { path, user } => steps::copy::workdir(self, path, user, &below)?,
-            Op::Image { .. } | Op::Local { .. } => unreachable!("handled above"),
+            Op::Image { .. } | Op::Local { .. } | Op::Remote(_) => {
+                unreachable!("handled above")
+            }
         };
         if let Some(key) = early {
             self.record(key, &layer, created)?;

@@ -89,6 +89,8 @@ pub struct Mapping {
     pub source: RootPath,
     /// Path in the new layer.
     pub dest: RootPath,
+    /// Which of several source Trees it is; see [`Planner::from_input`].
+    pub input: usize,
 }
 
 /// Finds where the bytes of a planned file lie.
@@ -103,11 +105,18 @@ pub struct Origins {
 impl Origins {
     /// Gives the source path of the file at `dest`.
     pub fn source_of(&self, dest: &RootPath) -> Option<RootPath> {
+        self.origin_of(dest).map(|(_, path)| path)
+    }
+
+    /// Gives the source path of the file at `dest`, and which source Tree it is in.
+    pub fn origin_of(&self, dest: &RootPath) -> Option<(usize, RootPath)> {
+        let rebased = |mapping: &Mapping| {
+            Some((mapping.input, rebase(dest, &mapping.dest, &mapping.source)?))
+        };
         if self.overlapping {
-            let mapping = self.mappings.get(*self.exact.get(dest)? as usize)?;
-            return rebase(dest, &mapping.dest, &mapping.source);
+            return rebased(self.mappings.get(*self.exact.get(dest)? as usize)?);
         }
-        self.mappings.iter().find_map(|mapping| rebase(dest, &mapping.dest, &mapping.source))
+        self.mappings.iter().find_map(rebased)
     }
 
     /// Gives all mappings.
@@ -131,6 +140,8 @@ pub struct Planner<'a> {
     exclude: Option<IgnoreRules>,
     /// Which mapping wrote which file; kept only when there may be several.
     track: bool,
+    /// Which source Tree is copied from now.
+    input: usize,
 }
 
 impl<'a> Planner<'a> {
@@ -143,7 +154,13 @@ impl<'a> Planner<'a> {
             origins: Origins::default(),
             exclude: patterns(&options.exclude)?,
             track: several,
+            input: 0,
         })
+    }
+
+    /// Says which of several source Trees the next copies are from.
+    pub fn from_input(&mut self, input: usize) {
+        self.input = input;
     }
 
     /// Gives the destination as it stands now.
@@ -222,7 +239,8 @@ impl<'a> Planner<'a> {
         };
         walk.copy(&followed, &RootPath::root(), &target, false)?;
         let files = walk.files;
-        self.origins.mappings.push(Mapping { source: followed, dest: target });
+        let input = self.input;
+        self.origins.mappings.push(Mapping { source: followed, dest: target, input });
         self.origins.overlapping |= self.track;
         for file in files {
             self.origins.exact.insert(file, mapping);

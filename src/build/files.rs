@@ -74,8 +74,8 @@ pub struct Copied {
     pub inline: HashMap<RootPath, Arc<[u8]>>,
     /// Files out of archives by their path in the layer.
     pub extracted: Option<Arc<Spool>>,
-    /// What was copied from.
-    pub source: Option<Arc<dyn Files>>,
+    /// What was copied from, by the number of the input.
+    pub sources: Vec<Arc<dyn Files>>,
 }
 
 impl Files for Copied {
@@ -88,8 +88,8 @@ impl Files for Copied {
         {
             return spool.open(path);
         }
-        let origin = self.origins.source_of(path).ok_or_else(|| missing(path))?;
-        self.source.as_ref().ok_or_else(|| missing(path))?.open(&origin)
+        let (input, origin) = self.origins.origin_of(path).ok_or_else(|| missing(path))?;
+        self.sources.get(input).ok_or_else(|| missing(path))?.open(&origin)
     }
 }
 

@@ -8,6 +8,7 @@
 //! | `copy.rs`, `glob.rs` | which entries a COPY makes, computed against Trees |
 //! | `files.rs` | where the bytes of a file are read from |
 //! | `users.rs` | who `--chown` means |
+//! | `remotes.rs` | when remote sources are fetched, and what is told of it |
 //! | `image.rs` | configs, manifests and the index of the results |
 //! | `rootfs.rs` | results as files: `type=local`, `type=tar` |
 //! | `shell.rs` | a shell in the root file system of a step |
@@ -24,6 +25,7 @@ pub mod files;
 pub mod glob;
 pub mod image;
 pub mod layers;
+pub mod remotes;
 pub mod rootfs;
 pub mod shell;
 pub mod steps;
@@ -36,6 +38,7 @@ use std::sync::Arc;
 use crate::context::Context;
 use crate::graph::{Graph, NodeId, Op};
 use crate::oci::{Descriptor, Digest, Manifest, Platform};
+use crate::remote::{Origin, Remotes};
 use crate::sandbox::{self, Arch, Cancel, Emulator, Session};
 use crate::store::Store;
 use crate::transport::Source;
@@ -75,6 +78,8 @@ pub struct Options {
     pub host: Platform,
     /// `--secret`, by id.
     pub secrets: BTreeMap<String, Vec<u8>>,
+    /// `--ssh`, by id: the sockets of agents.
+    pub ssh: BTreeMap<String, PathBuf>,
     /// The resolv.conf that a RUN sees.
     pub resolv_conf: Vec<u8>,
     /// `--add-host`: name and address.
@@ -113,6 +118,10 @@ pub struct Build<'a> {
     pub store: &'a Store,
     /// The build context (empty name) and named directories.
     pub contexts: BTreeMap<String, Arc<Context>>,
+    /// What fetches sources on other machines.
+    pub remotes: &'a Remotes,
+    /// Contexts that are fetched or unpacked when a step wants them, by name.
+    pub lazy_contexts: BTreeMap<String, Origin>,
     /// Base images by handle.
     pub bases: Vec<BaseSource>,
     /// Options.
@@ -179,6 +188,9 @@ impl<'a> Build<'a> {
 
     /// Gives a local directory by the name of its context.
     pub fn context(&self, name: &str) -> Result<Arc<Context>, Failure> {
+        if let Some(origin) = self.lazy_contexts.get(name) {
+            return self.lazy_context(origin);
+        }
         self.contexts.get(name).cloned().ok_or_else(|| {
             if name.is_empty() {
                 Failure::new(Kind::Step, "this build has no context to copy from")

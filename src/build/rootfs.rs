@@ -46,7 +46,7 @@ pub fn root(conductor: &Conductor<'_>, output: &Output, prefix: &str) -> Result<
     let chain = conductor.layers.chain(&outcome.layers, &tree, &mut wanted)?;
     drop(wanted);
     let source: Arc<dyn Files> = Arc::new(chain);
-    let files = Copied { origins, inline: HashMap::new(), extracted: None, source: Some(source) };
+    let files = Copied { origins, inline: HashMap::new(), extracted: None, sources: vec![source] };
     Ok(Root { toc, files: Arc::new(files) })
 }
 

@@ -19,9 +19,10 @@ use crate::oci::{Digest, ImageConfig};
 use crate::sandbox::{self, Access, MountKind, RunOutcome, RunSpec, Session};
 use crate::store::{MountGuard, StepRecord, Store, TmpDir};
 
+use super::Options;
 use super::conductor::{Conductor, Outcome};
 use super::error::{Failure, Kind};
-use super::{Options, steps};
+use super::steps::{self, AgentSocket};
 
 /// `--on-error`: what becomes of a RUN that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -47,6 +48,8 @@ pub struct Wreck {
     session: Arc<Session>,
     spec: RunSpec,
     shell: Option<String>,
+    // Dropped before the directory that they are in.
+    _agents: Vec<AgentSocket>,
     staging: TmpDir,
     _guards: Vec<MountGuard>,
 }
@@ -78,6 +81,7 @@ pub(super) struct Failed<'r> {
     pub(super) spec: RunSpec,
     pub(super) staging: TmpDir,
     pub(super) guards: Vec<MountGuard>,
+    pub(super) agents: Vec<AgentSocket>,
 }
 
 /// Puts away what a failed RUN leaves, as `--on-error` says. A second one is let go: other steps may
@@ -128,6 +132,7 @@ pub(super) fn put_away(conductor: &Conductor<'_>, failed: Failed<'_>) -> Result<
         spec: failed.spec,
         staging: failed.staging,
         _guards: failed.guards,
+        _agents: failed.agents,
     });
     Ok(())
 }

@@ -57,10 +57,12 @@ pub enum Command {
     after_help = "Outputs (-o):\n  DIR                                  OCI layout directory\n  type=oci,dest=DIR,tar=false          the same\n  type=oci,dest=FILE                   OCI archive (tar)\n  type=docker,dest=FILE                archive for `docker load` (one platform)\n  type=local,dest=DIR                  the root file system as files\n  type=tar,dest=FILE                   the root file system as a tar archive\n  …,compression=gzip|zstd|none         of the layers [default: gzip]\n  …,compression-level=N                0 to 9 for gzip, 1 to 19 for zstd"
 )]
 pub struct BuildArgs {
-    /// Directory to build from
+    /// What to build from: a directory, a tar archive, a URL of one, a Git repository as
+    /// URL[#REF[:DIRECTORY]], or - for a Dockerfile or a tar archive on standard input
     #[arg(value_name = "CONTEXT")]
     pub context: Option<String>,
-    /// Dockerfile, relative to the current directory; - reads standard input [default: CONTEXT/Dockerfile]
+    /// Dockerfile, relative to the current directory (in a context that is fetched: inside of it);
+    /// - reads standard input [default: CONTEXT/Dockerfile]
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<String>,
     /// Name for the image in the store (repeatable)
@@ -75,12 +77,16 @@ pub struct BuildArgs {
     /// Stage to build [default: the last]
     #[arg(long, value_name = "STAGE")]
     pub target: Option<String>,
-    /// Named context: a directory, oci-layout://DIR[:TAG], docker-image://NAME (repeatable)
+    /// Named context: a directory, a tar archive, a URL of one, a Git repository,
+    /// oci-layout://DIR[:TAG], docker-image://NAME; NAME::PLATFORM is for one platform (repeatable)
     #[arg(long, value_name = "NAME=SOURCE")]
     pub build_context: Vec<String>,
     /// Secret for RUN --mount=type=secret: id=ID[,src=FILE|,env=VARIABLE] (repeatable)
     #[arg(long, value_name = "SECRET")]
     pub secret: Vec<String>,
+    /// SSH agent for RUN --mount=type=ssh and git: default, or ID=SOCKET, or ID=KEY[,KEY] (repeatable)
+    #[arg(long, value_name = "ID[=SOCKET|KEY]")]
+    pub ssh: Vec<String>,
     /// Label of the image (repeatable)
     #[arg(long, value_name = "NAME=VALUE")]
     pub label: Vec<String>,
@@ -159,8 +165,6 @@ pub struct BuildArgs {
 /// Flags of buildx that are known and not supported yet.
 #[derive(Debug, Args)]
 pub struct RefusedArgs {
-    #[arg(long, hide = true, value_name = "SSH")]
-    pub ssh: Vec<String>,
     #[arg(long, hide = true)]
     pub load: bool,
     #[arg(long, hide = true)]

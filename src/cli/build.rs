@@ -1,24 +1,22 @@
 //! `lapstrake build`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 
-use crate::build::bases::{Bases, Named, NamedSource, Pull as PullPolicy, is_image, is_remote};
+use crate::build::bases::{Bases, Pull as PullPolicy};
 use crate::build::conductor::Conductor;
 use crate::build::event::{Event, Work};
 use crate::build::image::{Product, join};
 use crate::build::layers::BlobForm;
 use crate::build::shell::{OnError, Wreck};
 use crate::build::{Build, Options, rootfs};
-use crate::context::{self, Context};
 use crate::dockerfile::{self, Diagnostic};
 use crate::graph::{self, Graph, Request, ResolveExit};
 use crate::layer::compress::Compression;
 use crate::oci::{Platform, Reference};
 use crate::sandbox::Isolation;
-use crate::store::Store;
 use crate::transport;
 use crate::ui::diagnostic::Painter;
 use crate::ui::github;
@@ -26,9 +24,10 @@ use crate::ui::progress::{Progress, Style};
 
 use super::args::{BuildArgs, IsolationArg, LogFormat, OnErrorArg, ProgressArg, Pull};
 use super::environment::Environment;
-use super::options::{self, Output, OutputKind, SecretSource};
+use super::options::{self, Output, OutputKind};
 use super::privilege;
 use super::report::{Exit, Report, Result};
+use super::sources::{self, Main, Opened};
 
 /// Everything of the command line, checked.
 struct Plan {
@@ -78,7 +77,12 @@ fn run_build(args: &BuildArgs, env: &Environment, shell: Option<&str>) -> Result
     let lookup = |name: &str| env.variable(name);
     let mut build_args = options::build_args(&args.build_arg, &lookup)?;
     let epoch = epoch(&mut build_args, env)?;
-    let source = read_dockerfile(args, env)?;
+    let main = Main::parse(args, env)?;
+    let early = match main.needs_store(args) {
+        true => Some(Opened::new(args, env)?),
+        false => None,
+    };
+    let source = sources::read_dockerfile(&main, args, env, early.as_ref())?;
     let style = match (args.quiet, args.progress) {
         (true, _) | (_, ProgressArg::Quiet) => Style::Quiet,
         (_, ProgressArg::Auto | ProgressArg::Plain) if args.log_format == LogFormat::Github => {
@@ -113,17 +117,12 @@ fn run_build(args: &BuildArgs, env: &Environment, shell: Option<&str>) -> Result
     if !quiet {
         parsed.diagnostics.iter().for_each(warn);
     }
-    let store = env.open_store()?;
-    store.recall_id_map(env.user());
-    let _in_use = store
-        .locks()
-        .build(&|| env.cancel.is_cancelled())
-        .map_err(|error| Report::of(Exit::Damaged, "cannot use the store", &error))?;
-    let ca_certs = privilege::ca_certs(&env.cwd, &args.ca_cert)?;
-    let mut registry = args.registry.clone();
-    registry.tls_ca.extend_from_slice(&args.ca_cert);
-    let client = env.registry_client(&registry, args.offline)?;
-    let (contexts, named) = contexts(args, env, &store, &source)?;
+    let opened = match early {
+        Some(opened) => opened,
+        None => Opened::new(args, env)?,
+    };
+    let (store, client) = (opened.store.clone(), Arc::clone(&opened.client));
+    let contexts = sources::contexts(args, env, &store, &source)?;
     let mut bases = Bases::new(&store, client.clone(), env.cwd.clone());
     bases.offline = args.offline;
     bases.pull = match args.pull {
@@ -132,7 +131,7 @@ fn run_build(args: &BuildArgs, env: &Environment, shell: Option<&str>) -> Result
         Some(Pull::Never) => PullPolicy::Never,
         Some(Pull::Newer) => PullPolicy::Newer,
     };
-    bases.contexts = named;
+    bases.contexts = contexts.named;
     let request = Request {
         platforms: platforms.clone(),
         host: Some(host.clone()),
@@ -167,9 +166,16 @@ fn run_build(args: &BuildArgs, env: &Environment, shell: Option<&str>) -> Result
     let progress = Progress::new(style, !env.colour);
     let build = Build {
         store: &store,
-        contexts,
+        contexts: contexts.open,
+        remotes: &opened.remotes,
+        lazy_contexts: contexts.lazy,
         bases: std::mem::take(&mut bases.sources),
-        options: Options { ca_certs, ..build_options(args, env, epoch, host)? },
+        options: Options {
+            secrets: opened.secrets.clone(),
+            ssh: opened.ssh.clone(),
+            ca_certs: opened.ca_certs.clone(),
+            ..build_options(args, env, epoch, host)?
+        },
         watch: &progress,
         cancel: &env.cancel,
         wants_roots: shell.is_some() || outputs.iter().any(|output| !output.kind.has_blobs()),
@@ -262,139 +268,7 @@ fn epoch(args: &mut BTreeMap<String, String>, env: &Environment) -> Result<Optio
     Ok(Some(epoch))
 }
 
-/// A Dockerfile that was read.
-struct DockerfileSource {
-    bytes: Vec<u8>,
-    /// As shown to the user.
-    name: String,
-    /// Where it lies; None for standard input.
-    path: Option<PathBuf>,
-    /// The context directory; None when there is none.
-    context: Option<PathBuf>,
-}
-
-impl DockerfileSource {
-    /// Gives the path for programs that read the log: relative to where the command runs.
-    fn shown_from(&self, cwd: &Path) -> String {
-        let Some(path) = &self.path else { return self.name.clone() };
-        path.strip_prefix(cwd).unwrap_or(path).display().to_string()
-    }
-}
-
-fn read_dockerfile(args: &BuildArgs, env: &Environment) -> Result<DockerfileSource> {
-    let context = match args.context.as_deref() {
-        None if args.file.as_deref() == Some("-") => None,
-        None => {
-            return Err(Report::usage("the context is missing")
-                .with_hint("name the directory to build from: lapstrake build ."));
-        }
-        Some("-") => None,
-        Some(text) if is_remote(text) => {
-            return Err(Report::usage(format!("a remote context is not supported yet: {text}"))
-                .with_hint("fetch it first, and name the directory"));
-        }
-        Some(text) => {
-            let dir = env.cwd.join(text);
-            if dir.is_file() {
-                return Err(Report::usage(format!("{text} is a file, a context is a directory"))
-                    .with_hint("unpack it first, and name the directory"));
-            }
-            if !dir.is_dir() {
-                return Err(Report::usage(format!("the context {text} does not exist")));
-            }
-            Some(dir)
-        }
-    };
-    let from_stdin = args.file.as_deref() == Some("-") || args.context.as_deref() == Some("-");
-    if from_stdin {
-        if args.context.as_deref() == Some("-") && args.file.is_some() {
-            return Err(Report::usage("-f and a context of - exclude each other").with_hint(
-                "- as context reads the Dockerfile from standard input, without a context",
-            ));
-        }
-        let mut bytes = Vec::new();
-        std::io::stdin()
-            .read_to_end(&mut bytes)
-            .map_err(|error| Report::of(Exit::Usage, "cannot read standard input", &error))?;
-        return Ok(DockerfileSource { bytes, name: "Dockerfile".to_owned(), path: None, context });
-    }
-    let path = match (&args.file, &context) {
-        (Some(file), _) => env.cwd.join(file),
-        (None, Some(context)) => {
-            let names = ["Dockerfile", "Containerfile", "dockerfile"];
-            let found = names.iter().map(|name| context.join(name)).find(|path| path.is_file());
-            found.ok_or_else(|| {
-                Report::usage(format!(
-                    "no Dockerfile in {}",
-                    args.context.as_deref().unwrap_or(".")
-                ))
-                .with_hint("name it with -f FILE, or read it from standard input with -f -")
-            })?
-        }
-        (None, None) => return Err(Report::usage("the context is missing")),
-    };
-    let name = args.file.clone().unwrap_or_else(|| {
-        path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
-    });
-    let bytes = std::fs::read(&path)
-        .map_err(|error| Report::of(Exit::Usage, &format!("cannot read {name}"), &error))?;
-    Ok(DockerfileSource { bytes, name, path: Some(path), context })
-}
-
-type Contexts = (BTreeMap<String, Arc<Context>>, Vec<Named>);
-
-fn contexts(
-    args: &BuildArgs,
-    env: &Environment,
-    store: &Store,
-    source: &DockerfileSource,
-) -> Result<Contexts> {
-    let mut contexts = BTreeMap::new();
-    let opened = |dir: &Path, dockerfile: Option<&Path>| -> Result<Arc<Context>> {
-        let failed = |error: context::Error| Report::of(Exit::Usage, "", &error);
-        let (rules, _) = context::locate::ignore_rules(dir, dockerfile).map_err(failed)?;
-        let real = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
-        let options = context::Options {
-            stat_cache: Some(store.stat_cache(&real, "")),
-            scratch: store.tmp().path().ok(),
-            threads: std::thread::available_parallelism().map_or(1, usize::from),
-        };
-        Context::open(dir, rules, options).map(Arc::new).map_err(failed)
-    };
-    if let Some(dir) = &source.context {
-        contexts.insert(String::new(), opened(dir, source.path.as_deref())?);
-    }
-    let mut named = Vec::new();
-    for context in options::named_contexts(&args.build_context)? {
-        let kind = if is_image(&context.source) {
-            NamedSource::Image(context.source.clone())
-        } else if is_remote(&context.source) {
-            return Err(Report::usage(format!(
-                "--build-context {}={}: remote contexts are not supported yet",
-                context.name, context.source
-            ))
-            .with_hint("fetch it first, and name the directory"));
-        } else {
-            let dir = env.cwd.join(&context.source);
-            if !dir.is_dir() {
-                return Err(Report::usage(format!(
-                    "--build-context {}={}: no such directory",
-                    context.name, context.source
-                ))
-                .with_hint("an image is named as docker-image://NAME or oci-layout://DIR"));
-            }
-            let key = match &context.platform {
-                Some(platform) => format!("{}::{platform}", context.name),
-                None => context.name.clone(),
-            };
-            contexts.insert(key.clone(), opened(&dir, None)?);
-            NamedSource::Directory(key)
-        };
-        named.push(Named { name: context.name, platform: context.platform, source: kind });
-    }
-    Ok((contexts, named))
-}
-
+/// Options of a build, without its secrets, agents and certificates.
 pub(super) fn build_options(
     args: &BuildArgs,
     env: &Environment,
@@ -407,26 +281,6 @@ pub(super) fn build_options(
         Some(jobs) => jobs,
         None => cores,
     };
-    let mut secrets = BTreeMap::new();
-    for text in &args.secret {
-        let (id, source) = options::secret(text, &|name| env.variable(name))?;
-        let value = match source {
-            SecretSource::File(path) => std::fs::read(env.cwd.join(&path)).map_err(|error| {
-                Report::of(
-                    Exit::Usage,
-                    &format!("--secret {id}: cannot read {}", path.display()),
-                    &error,
-                )
-            })?,
-            SecretSource::Env(name) => env
-                .variable(&name)
-                .ok_or_else(|| {
-                    Report::usage(format!("--secret {id}: the variable {name} is not set"))
-                })?
-                .into_bytes(),
-        };
-        secrets.insert(id, value);
-    }
     let isolation = match args.isolation {
         IsolationArg::Auto => Isolation::Auto,
         IsolationArg::Userns => Isolation::Userns,
@@ -447,7 +301,8 @@ pub(super) fn build_options(
         sandbox: env.sandbox_options(isolation),
         emulators,
         host,
-        secrets,
+        secrets: BTreeMap::new(),
+        ssh: BTreeMap::new(),
         resolv_conf: env.resolv_conf(),
         add_hosts: options::add_hosts(&args.add_host)?,
         hostname: hostname(args)?,

@@ -115,6 +115,30 @@ impl Environment {
         })
     }
 
+    /// Gives the proxy variables, for programs that are started.
+    pub fn proxy_variables(&self) -> Vec<(String, String)> {
+        std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .filter(|(name, _)| crate::graph::args::is_proxy(name))
+            .collect()
+    }
+
+    /// Gives the list of ssh host keys that the user trusts.
+    pub fn known_hosts(&self) -> Option<PathBuf> {
+        self.home().map(|home| home.join(".ssh/known_hosts"))
+    }
+
+    /// Reads the certificates of `--tls-ca`, as PEM.
+    pub fn certificates(&self, args: &RegistryArgs) -> Result<Vec<Vec<u8>>> {
+        let read = |path: &PathBuf| {
+            std::fs::read(self.cwd.join(path)).map_err(|error| {
+                let what = format!("--tls-ca: cannot read {}", path.display());
+                Report::of(Exit::Usage, &what, &error)
+            })
+        };
+        args.tls_ca.iter().map(read).collect()
+    }
+
     /// Makes the client for registries.
     pub fn registry_client(&self, args: &RegistryArgs, offline: bool) -> Result<Arc<Client>> {
         let mut sources = Vec::new();
@@ -134,17 +158,7 @@ impl Environment {
             .path_variable("DOCKER_CONFIG")
             .or_else(|| self.home().map(|home| home.join(".docker")));
         file(docker.map(|dir| dir.join("config.json")));
-        let mut tls_ca = Vec::new();
-        for path in &args.tls_ca {
-            let pem = std::fs::read(self.cwd.join(path)).map_err(|error| {
-                Report::of(
-                    Exit::Usage,
-                    &format!("--tls-ca: cannot read {}", path.display()),
-                    &error,
-                )
-            })?;
-            tls_ca.push(pem);
-        }
+        let tls_ca = self.certificates(args)?;
         let options = crate::registry::Options {
             insecure: args.insecure_registry.clone(),
             tls_ca,
@@ -167,7 +181,8 @@ impl Environment {
         }
     }
 
-    fn search_path(&self) -> Vec<PathBuf> {
+    /// Gives the directories of PATH, and those where system programs lie.
+    pub fn search_path(&self) -> Vec<PathBuf> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let mut dirs: Vec<PathBuf> = std::env::split_paths(&path).collect();
         // Cron jobs and minimal shells leave these out, and newuidmap lies there.

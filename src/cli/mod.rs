@@ -16,6 +16,7 @@ pub mod privilege;
 mod push;
 pub mod report;
 mod shell;
+mod sources;
 mod storage;
 
 use std::process::ExitCode;

@@ -334,7 +334,13 @@ pub fn secret(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<(Strin
         })
         .filter(|id| !id.is_empty())
         .ok_or_else(|| Report::usage(format!("--secret {text}: id= is missing")))?;
+    if kind.as_deref() == Some("file") && variable.is_some() {
+        return Err(Report::usage(format!(
+            "--secret {text}: type=file and env= exclude each other"
+        )));
+    }
     let from = match (kind.as_deref(), source, variable) {
+        (Some("env"), None, None) => SecretSource::Env(id.clone()),
         (Some("env"), Some(name), None) | (_, None, Some(name)) => SecretSource::Env(name),
         (_, Some(path), None) => SecretSource::File(PathBuf::from(path)),
         (Some("file"), None, None) => SecretSource::File(PathBuf::from(&id)),
@@ -347,6 +353,19 @@ pub fn secret(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<(Strin
         }
     };
     Ok((id, from))
+}
+
+/// Reads a `--ssh`: `ID[=PATH[,PATH…]]`. Without a path it is the agent of SSH_AUTH_SOCK.
+pub fn ssh(text: &str) -> Result<(String, Vec<PathBuf>)> {
+    let (id, paths) = match text.split_once('=') {
+        Some((id, paths)) => (id, paths.split(',').map(PathBuf::from).collect()),
+        None => (text, Vec::new()),
+    };
+    if id.is_empty() || paths.iter().any(|path| path.as_os_str().is_empty()) {
+        return Err(Report::usage(format!("--ssh {text}: expected ID[=SOCKET|KEY,…]"))
+            .with_hint("as in --ssh default or --ssh default=$HOME/.ssh/id_ed25519"));
+    }
+    Ok((id.to_owned(), paths))
 }
 
 /// Reads a size, as `64m`, `1.5GB` or a number of bytes.
@@ -428,7 +447,6 @@ pub fn network(mode: NetworkMode) -> Network {
 /// Refuses what buildx has and lapstrake does not yet.
 pub fn refuse(args: &BuildArgs) -> Result<()> {
     let RefusedArgs {
-        ssh,
         load,
         cache_from,
         cache_to,
@@ -447,8 +465,7 @@ pub fn refuse(args: &BuildArgs) -> Result<()> {
                 value.as_deref().is_some_and(|value| matches!(value, "false" | "0"))
             })
     };
-    let refused: [(bool, &str, &str); 12] = [
-        (!ssh.is_empty(), "--ssh", "hand the key in with --secret and RUN --mount=type=secret"),
+    let refused: [(bool, &str, &str); 11] = [
         (*load, "--load", "write -o type=docker,dest=app.tar and run `docker load -i app.tar`"),
         (!cache_from.is_empty(), "--cache-from", "keep the store (--root) from build to build"),
         (!cache_to.is_empty(), "--cache-to", "keep the store (--root) from build to build"),
@@ -531,11 +548,17 @@ mod tests {
             ("id=TOKEN", "TOKEN", SecretSource::Env("TOKEN".into())),
             ("id=a", "a", SecretSource::File("a".into())),
             ("type=env,id=a,src=E", "a", SecretSource::Env("E".into())),
+            ("type=env,id=a", "a", SecretSource::Env("a".into())),
+            ("type=file,id=TOKEN", "TOKEN", SecretSource::File("TOKEN".into())),
         ] {
             assert_eq!(secret(text, &env).expect(text), (id.to_owned(), source), "{text}");
         }
         assert!(secret("src=", &env).is_err());
         assert!(secret("id=a,src=f,env=E", &env).is_err());
+        assert!(secret("type=file,id=a,env=E", &env).is_err());
+        assert_eq!(ssh("default").ok(), Some(("default".into(), vec![])));
+        assert_eq!(ssh("a=b,c").ok(), Some(("a".into(), vec!["b".into(), "c".into()])));
+        assert!(ssh("=x").is_err() && ssh("a=").is_err());
     }
 
     #[test]

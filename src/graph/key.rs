@@ -18,10 +18,15 @@
 //! | RUN: secrets: id, target, variable | yes | their values: no, a new token is the same build |
 //! | RUN: security=insecure | yes | programs see other capabilities, and act on them |
 //! | RUN: CA certificates of --ca-cert, and the variables that name them | no | as proxy variables |
+//! | RUN: ssh: id, target, mode, owner | yes | the agent and its keys: no, as secrets |
 //! | RUN: hostname, hosts, limits, isolation rung, emulator | no | same output is the contract of each |
 //! | COPY, ADD: patterns, destination, chown, chmod, exclude, parents, link, unpack | yes | |
 //! | COPY, ADD: content, kinds, modes, owners, xattrs of what is selected | yes | |
 //! | COPY, ADD: modification times | no | a fresh checkout is the same input |
+//! | ADD of a URL: name, content | yes | not the URL: a mirror has the same file |
+//! | ADD of a URL: Last-Modified, ETag, checksum | no | what must be fetched again, not what it is |
+//! | ADD of a repository: commit, subdirectory, flags | yes | a commit id says what is in it |
+//! | ADD of a repository: URL; branch or tag | no; with `.git` | both are written in `.git` |
 //! | WORKDIR: path, user | yes | |
 //! | labels, CMD, EXPOSE and other metadata | no | they change no file |
 //! | stage names, comments, position in the Dockerfile | no | |
@@ -79,7 +84,7 @@ pub fn run(run: &Run, platform: &Platform, below: TreeId, inputs: &[Digest]) -> 
 
 /// Key of a COPY or ADD. `content` is the identity of what it selects.
 pub fn copy(copy: &Copy, below: TreeId, content: Digest) -> Digest {
-    digest(&json!({
+    let mut value = json!({
         "version": VERSION,
         "kind": "copy",
         "below": if copy.link { TreeId::empty().0 } else { below.0 },
@@ -94,7 +99,33 @@ pub fn copy(copy: &Copy, below: TreeId, content: Digest) -> Digest {
         "exclude": copy.exclude,
         "unpack": copy.unpack,
         "content": content,
-    }))
+    });
+    // Left out where they are not used, so that the keys of steps without remote sources stay.
+    if !copy.origins.is_empty() {
+        value["origins"] = json!(copy.origins);
+    }
+    if copy.unpack_remote {
+        value["unpack_remote"] = json!(true);
+    }
+    digest(&value)
+}
+
+/// Identity of a downloaded file, whatever it is called.
+pub fn url_content(content: Digest) -> Digest {
+    digest(&json!(["url", content]))
+}
+
+/// Identity of what is taken from a Git repository at `commit`. `place` is where the repository
+/// and which ref it is, when `.git` is kept.
+pub fn git_content(source: &super::remote::GitSource, commit: &str, place: &str) -> Digest {
+    digest(&json!([
+        "git",
+        commit,
+        source.subdir,
+        source.submodules,
+        source.checkout_times,
+        source.keep_git_dir.then_some(place)
+    ]))
 }
 
 /// Key of a WORKDIR.
@@ -138,6 +169,9 @@ fn mount_value(mount: &Mount, inputs: &[Digest]) -> Value {
         MountKind::Tmpfs { size } => json!(["tmpfs", size]),
         MountKind::Secret { id, env, required, mode, uid, gid } => {
             json!(["secret", id, env, required, mode, uid, gid])
+        }
+        MountKind::Ssh { id, sets_variable, required, mode, uid, gid } => {
+            json!(["ssh", id, sets_variable, required, mode, uid, gid])
         }
     };
     json!([mount.target, kind])
@@ -224,6 +258,7 @@ mod tests {
         let mut example = Copy {
             add: false,
             sources: vec!["a".into()],
+            origins: Vec::new(),
             inline: Vec::new(),
             dest: "/".into(),
             chown: None,
@@ -232,6 +267,7 @@ mod tests {
             parents: false,
             exclude: Vec::new(),
             unpack: false,
+            unpack_remote: false,
         };
         let below = TreeId::empty().with_layer("d-1");
         let content = Digest::of(b"");

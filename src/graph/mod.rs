@@ -4,7 +4,7 @@
 //! # Model
 //!
 //! [`plan`] walks the stages that the target needs, once for each platform, and makes [`Node`]s:
-//! a base image, a local directory, a RUN, a COPY or ADD, a WORKDIR. A node's file system is its
+//! a base image, a local directory, a remote source, a RUN, a COPY or ADD, a WORKDIR. A node's file system is its
 //! parent's plus one layer. Metadata instructions make no node: they change the image
 //! configuration, which is complete when planning ends. So no label, command or comment can ever
 //! invalidate a step.
@@ -21,12 +21,14 @@
 //!
 //! Start reading at [`plan`].
 
+mod add;
 pub mod args;
 mod history;
 pub mod key;
 mod mount;
 mod plan;
 mod refuse;
+pub mod remote;
 mod stage;
 #[cfg(test)]
 mod tests;
@@ -37,6 +39,7 @@ use crate::dockerfile::{Diagnostic, Span};
 use crate::oci::{Digest, ImageConfig, Platform};
 
 pub use plan::{Failure, plan};
+pub use remote::Remote;
 
 /// Index of a node in [`Graph::nodes`].
 pub type NodeId = usize;
@@ -88,6 +91,8 @@ pub enum Op {
         /// Its name.
         context: String,
     },
+    /// What ADD gets from another machine.
+    Remote(Box<Remote>),
     /// RUN.
     Run(Box<Run>),
     /// COPY and ADD.
@@ -196,6 +201,21 @@ pub enum MountKind {
         /// Its group.
         gid: u32,
     },
+    /// The socket of an SSH agent.
+    Ssh {
+        /// Its name.
+        id: String,
+        /// The step's SSH_AUTH_SOCK; the first mount of a step sets it.
+        sets_variable: bool,
+        /// Fail without it.
+        required: bool,
+        /// Mode of the socket.
+        mode: u32,
+        /// Its owner.
+        uid: u32,
+        /// Its group.
+        gid: u32,
+    },
 }
 
 /// `sharing=` of a cache mount.
@@ -210,13 +230,28 @@ pub enum Sharing {
     Locked,
 }
 
+impl Copy {
+    /// Gives the index in [`Node::inputs`] of what a source is taken from.
+    pub fn origin(&self, source: usize) -> usize {
+        self.origins.get(source).copied().unwrap_or(0)
+    }
+
+    /// Gives the sources that come from one input.
+    pub fn sources_of(&self, input: usize) -> impl Iterator<Item = &String> {
+        let all = self.sources.iter().enumerate();
+        all.filter(move |(index, _)| self.origin(*index) == input).map(|(_, source)| source)
+    }
+}
+
 /// One COPY or ADD, expanded.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Copy {
     /// ADD.
     pub add: bool,
-    /// Patterns below the root of [`Node::inputs`]`[0]`.
+    /// Patterns below the root of [`Node::inputs`]`[0]`, or of what `origins` says.
     pub sources: Vec<String>,
+    /// For each of `sources` its index in [`Node::inputs`]; empty when all come from the first.
+    pub origins: Vec<usize>,
     /// Heredocs.
     pub inline: Vec<Inline>,
     /// Absolute; a slash at the end means a directory.
@@ -233,6 +268,8 @@ pub struct Copy {
     pub exclude: Vec<String>,
     /// Archives are extracted.
     pub unpack: bool,
+    /// Archives that were downloaded are extracted.
+    pub unpack_remote: bool,
 }
 
 /// A file whose contents stand in the Dockerfile.

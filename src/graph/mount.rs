@@ -3,7 +3,6 @@
 use crate::dockerfile::{Diagnostic, MountType, Span};
 
 use super::plan::Failure;
-use super::refuse::not_yet;
 use super::stage::{StageState, Walk, clean_workdir};
 use super::{Mount, MountKind, NodeId, Sharing};
 
@@ -17,16 +16,9 @@ impl Walk<'_, '_> {
         inputs: &mut Vec<NodeId>,
     ) -> Result<Mount, Failure> {
         let span = mount.span;
-        if spec.kind == MountType::Ssh {
-            return Err(not_yet(
-                span,
-                "RUN --mount=type=ssh",
-                "hand the key in as a secret: --mount=type=secret,id=ssh_key",
-            ));
-        }
         let mut target = String::new();
-        let is_secret = spec.kind == MountType::Secret;
-        if !(is_secret && spec.target.is_empty()) {
+        let has_own_place = matches!(spec.kind, MountType::Secret | MountType::Ssh);
+        if !(has_own_place && spec.target.is_empty()) {
             target = clean_workdir(&state.config.config.working_dir, &spec.target);
             if target == "/" {
                 return Err(Diagnostic::error("E0612", span, "invalid mount target \"/\"")
@@ -77,9 +69,34 @@ impl Walk<'_, '_> {
             }
             MountType::Tmpfs => MountKind::Tmpfs { size: (spec.size > 0).then_some(spec.size) },
             MountType::Secret => return secret(span, spec, target),
-            MountType::Ssh => unreachable!("refused above"),
+            MountType::Ssh => {
+                let id = spec.id.clone().filter(|id| !id.is_empty());
+                MountKind::Ssh {
+                    id: id.unwrap_or_else(|| "default".to_owned()),
+                    sets_variable: false,
+                    required: spec.required,
+                    mode: spec.mode.unwrap_or(0o600),
+                    uid: spec.uid.unwrap_or(0),
+                    gid: spec.gid.unwrap_or(0),
+                }
+            }
         };
         Ok(Mount { target, kind })
+    }
+}
+
+/// Gives ssh mounts that name no target theirs, and lets the first one be SSH_AUTH_SOCK (BuildKit:
+/// `dispatchRunMounts`, and `WithSSHSocket` in `client/llb/exec.go`).
+pub(super) fn place_ssh(mounts: &mut [Mount]) {
+    let mut number = 0;
+    for mount in mounts {
+        if let MountKind::Ssh { sets_variable, .. } = &mut mount.kind {
+            if mount.target.is_empty() {
+                mount.target = format!("/run/buildkit/ssh_agent.{number}");
+            }
+            *sets_variable = number == 0;
+            number += 1;
+        }
     }
 }
 

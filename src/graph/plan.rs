@@ -13,6 +13,7 @@ use crate::dockerfile::{
 };
 use crate::oci::{ImageConfig, Platform};
 
+use super::remote::{Remote, printable};
 use super::stage::StageState;
 use super::{
     BaseImage, Copy, Graph, Inline, Node, NodeId, Op, Output, Request, ResolveError, ResolveExit,
@@ -568,6 +569,21 @@ impl<'a> Planner<'a> {
         })
     }
 
+    /// Makes the node of a source on another machine. It is fetched once, whatever platform wants it.
+    pub fn remote_node(&mut self, remote: Remote, span: Span) -> NodeId {
+        let name = format!("[internal] load {}", printable(&remote.shown()));
+        self.add_node(Node {
+            op: Op::Remote(Box::new(remote)),
+            parent: None,
+            inputs: Vec::new(),
+            platform: self.host.clone(),
+            stage: String::new(),
+            name,
+            span,
+            no_cache: self.request.no_cache,
+        })
+    }
+
     /// Makes a root file system out of a local directory (FROM a named context).
     pub fn directory_base(&mut self, context: &str, platform: &Platform, stage: usize) -> NodeId {
         let local = self.local_node(context.to_owned());
@@ -575,6 +591,7 @@ impl<'a> Planner<'a> {
             op: Op::Copy(Box::new(Copy {
                 add: false,
                 sources: vec!["/".to_owned()],
+                origins: Vec::new(),
                 inline: Vec::<Inline>::new(),
                 dest: "/".to_owned(),
                 chown: None,
@@ -583,6 +600,7 @@ impl<'a> Planner<'a> {
                 parents: false,
                 exclude: Vec::new(),
                 unpack: false,
+                unpack_remote: false,
             })),
             parent: None,
             inputs: vec![local],
@@ -686,6 +704,7 @@ fn relocate(instruction: &mut Instruction, span: Span) {
             words.extend(&mut transfer.from);
             words.extend(&mut transfer.chown);
             words.extend(&mut transfer.chmod);
+            words.extend(&mut transfer.checksum);
             words.extend(&mut transfer.exclude);
             for source in &mut transfer.sources {
                 match source {

@@ -9,9 +9,11 @@ use crate::dockerfile::{
 use crate::oci::config::{Healthcheck as ConfigHealthcheck, History};
 use crate::oci::{ImageConfig, Platform};
 
+use super::add::remote_source;
 use super::history::{go_duration, quoted, run_history, summary};
 use super::plan::{Base, Failure, Planner, PlatformPlan, set};
-use super::refuse::{refuse_add_flags, refuse_remote, refuse_run};
+use super::refuse::refuse_run;
+use super::remote::{self, Remote};
 use super::{Copy, Inline, MountKind, Network, Node, NodeId, Op, Run, args};
 
 /// What BuildKit writes as comment of each history entry, so that tools tell them apart.
@@ -389,6 +391,7 @@ impl Walk<'_, '_> {
             }
             mounts.push(resolved);
         }
+        super::mount::place_ssh(&mut mounts);
         let network = match run.network.as_ref().map(|network| network.value) {
             None => self.planner.request.network,
             Some(NetworkFlag::Default) => Network::Default,
@@ -443,6 +446,7 @@ impl Walk<'_, '_> {
         let keyword = if add { "ADD" } else { "COPY" };
         let dest_text = self.expand(state, &transfer.destination)?;
         let mut sources = Vec::new();
+        let mut remotes: Vec<Option<(Remote, Span)>> = Vec::new();
         let mut inline = Vec::new();
         let mut history = keyword.to_owned();
         let parents = transfer.parents.as_ref().is_some_and(|flag| flag.value);
@@ -476,13 +480,42 @@ impl Walk<'_, '_> {
             })?;
             history.push_str(&format!(" --chmod={mode}"));
         }
+        let checksum = match option(self, &transfer.checksum)? {
+            Some(text) => {
+                let span = transfer.checksum.as_ref().map_or(instruction.span, |word| word.span);
+                if transfer.sources.len() != 1 {
+                    let message = "checksum can't be specified for multiple sources";
+                    return Err(Diagnostic::error("E0622", span, message)
+                        .with_help("write one ADD for each source")
+                        .into());
+                }
+                Some((text, span))
+            }
+            None => None,
+        };
         for source in &transfer.sources {
             match source {
                 Source::Path(word) => {
                     let text = self.expand(state, word)?;
-                    refuse_remote(&text, word.span, keyword)?;
-                    history.push_str(&format!(" {text}"));
-                    sources.push(text);
+                    history.push_str(&format!(" {}", remote::redact(&text)));
+                    let found = remote_source(&text, word.span, transfer, checksum.as_ref())?;
+                    let pattern = match &found {
+                        None => text,
+                        Some(Remote::Git(_)) => "/".to_owned(),
+                        Some(Remote::Url(_)) => remote::escape_pattern(&remote::file_name(&text)),
+                    };
+                    if found.is_some() && !add {
+                        let what = match found {
+                            Some(Remote::Git(_)) => "git ref",
+                            _ => "URL",
+                        };
+                        let message = format!("source can't be a {what} for COPY");
+                        return Err(Diagnostic::error("E0621", word.span, message)
+                            .with_help("ADD takes remote sources")
+                            .into());
+                    }
+                    sources.push(pattern);
+                    remotes.push(found.map(|remote| (remote, word.span)));
                 }
                 Source::Heredoc(heredoc) => {
                     let mut data = heredoc.text().into_owned();
@@ -497,7 +530,17 @@ impl Walk<'_, '_> {
                 }
             }
         }
-        refuse_add_flags(transfer)?;
+        if let Some((_, span)) = &checksum
+            && !remotes.iter().any(Option::is_some)
+        {
+            return Err(Diagnostic::error(
+                "E0622",
+                *span,
+                "checksum requires HTTP(S) or Git sources",
+            )
+            .with_help("drop --checksum: local files are digested anyway")
+            .into());
+        }
         for file in &inline {
             history.push_str(&format!(" <<{}", file.name));
         }
@@ -516,31 +559,42 @@ impl Walk<'_, '_> {
             .into());
         }
         let mut inputs = Vec::new();
-        if !sources.is_empty() {
-            let node = match &transfer.from {
-                Some(from) => self.planner.input(from, self.index, &state.platform, self.plan)?,
-                None => Some(self.planner.local_node(String::new())),
-            };
-            match node {
-                Some(node) => inputs.push(node),
-                None => {
-                    let from = transfer.from.as_ref().map_or("scratch", |word| word.text.as_str());
-                    return Err(Diagnostic::error(
-                        "E0616",
-                        instruction.span,
-                        format!("{:?} not found: {from:?} is empty", sources[0]),
-                    )
-                    .into());
+        let mut origins = Vec::new();
+        for (source, remote) in sources.iter().zip(remotes) {
+            let node = match (remote, &transfer.from) {
+                (Some((remote, span)), _) => Some(self.planner.remote_node(remote, span)),
+                (None, Some(from)) => {
+                    self.planner.input(from, self.index, &state.platform, self.plan)?
                 }
-            }
+                (None, None) => Some(self.planner.local_node(String::new())),
+            };
+            let Some(node) = node else {
+                let from = transfer.from.as_ref().map_or("scratch", |word| word.text.as_str());
+                return Err(Diagnostic::error(
+                    "E0616",
+                    instruction.span,
+                    format!("{source:?} not found: {from:?} is empty"),
+                )
+                .into());
+            };
+            let place = inputs.iter().position(|input| *input == node);
+            origins.push(place.unwrap_or_else(|| {
+                inputs.push(node);
+                inputs.len() - 1
+            }));
+        }
+        if origins.iter().all(|origin| *origin == 0) {
+            origins.clear();
         }
         let text = expand::expand_display(&instruction.original, &state.env, self.escape());
-        let name = self.name(state, &text, triggered);
+        let name = self.name(state, &remote::redact(&text), triggered);
         push_history(&mut state.config, history, true);
         let unpack = transfer.unpack.as_ref().map_or(add, |flag| flag.value);
+        let unpack_remote = transfer.unpack.as_ref().is_some_and(|flag| flag.value);
         let op = Op::Copy(Box::new(Copy {
             add,
             sources,
+            origins,
             inline,
             dest,
             chown,
@@ -549,6 +603,7 @@ impl Walk<'_, '_> {
             parents,
             exclude: transfer.exclude.iter().map(|word| word.text.clone()).collect(),
             unpack,
+            unpack_remote,
         }));
         self.add(state, op, inputs, name, instruction.span);
         Ok(())
@@ -741,34 +796,5 @@ fn healthcheck(state: &mut StageState, check: &Healthcheck) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn workdirs_accumulate() {
-        for (current, path, expect) in [
-            ("/", "a", "/a"),
-            ("/a", "b/../c/", "/a/c"),
-            ("/a", "/b", "/b"),
-            ("", "x", "/x"),
-            ("/a", "../../..", "/"),
-        ] {
-            assert_eq!(clean_workdir(current, path), expect);
-        }
-    }
-
-    #[test]
-    fn preserve_dest_dir_slash() {
-        for (workdir, dest, expect) in [
-            ("/app", "x", "/app/x"),
-            ("/app", "x/", "/app/x/"),
-            ("/app", ".", "/app/"),
-            ("/app", "", "/app/"),
-            ("/app", "/y/.", "/y/"),
-            ("/", "/", "/"),
-            ("/", "./", "/"),
-        ] {
-            assert_eq!(clean_dest(workdir, dest), expect, "{workdir} {dest}");
-        }
-    }
-}
+#[path = "stage_tests.rs"]
+mod tests;

@@ -167,6 +167,15 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// What is downloaded cannot be kept.
+    #[error("cannot keep what comes from {what}")]
+    Keep {
+        /// The URL without query.
+        what: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// What is pushed cannot be read.
     #[error("cannot read {what} to push it")]
     Input {

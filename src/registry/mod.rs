@@ -23,6 +23,7 @@
 
 mod auth;
 pub mod credential;
+pub mod download;
 mod error;
 mod http;
 mod pull;
@@ -34,6 +35,9 @@ mod url;
 pub(crate) mod fake;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+#[path = "../../tests/support/web.rs"]
+pub(crate) mod web;
 
 use std::path::PathBuf;
 use std::sync::Arc;

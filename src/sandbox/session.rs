@@ -20,6 +20,9 @@ use crate::sys::cred::Namespaces;
 use crate::sys::process::{self, Ended};
 use crate::sys::{cred, mem, mount};
 
+/// How many milliseconds threads that have ended get to be gone.
+const SETTLE: u32 = 1000;
+
 /// How much isolation is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Isolation {
@@ -195,7 +198,15 @@ impl Session {
     /// After an error from here the process may be inside of a namespace that is good for nothing:
     /// report and end.
     pub fn enter(options: &Options) -> Result<Session, Error> {
-        let threads = process::thread_count();
+        // A thread that was joined may still be on its way out of the kernel.
+        let mut threads = process::thread_count();
+        for _ in 0..SETTLE {
+            if threads == 1 {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+            threads = process::thread_count();
+        }
         if threads != 1 {
             return Err(Error::Threads { threads });
         }

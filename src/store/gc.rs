@@ -13,6 +13,7 @@
 //! | a blob of no layer | (a pulled manifest or config, what a killed build left) | the blob's time |
 //! | a cache mount | its directory | when it was last taken |
 //! | a stat cache | the file | when it was last used |
+//! | a download, a mirror of a repository | its directory | when it was last used |
 //!
 //! # Beside running builds
 //!
@@ -36,7 +37,7 @@ use std::time::{Duration, SystemTime};
 use super::lock::{self, Mode};
 use super::mount::MountId;
 use super::pack::Packs;
-use super::{IoContext, Result, Store, Trees, age, mark, record, remove};
+use super::{IoContext, Result, Store, Trees, age, mark, record, remote, remove};
 use crate::layer::LayerId;
 use crate::oci::Digest;
 
@@ -51,7 +52,7 @@ pub enum Category {
     Trees,
     /// Cache mounts.
     Mounts,
-    /// Stat caches of contexts.
+    /// Stat caches of contexts, downloads, mirrors of repositories.
     Contexts,
 }
 
@@ -127,6 +128,7 @@ enum Item {
     Layer(Box<Layer>),
     File(Category, PathBuf),
     Mount(PathBuf),
+    Remote(PathBuf),
 }
 
 /// An item with what decides its fate.
@@ -224,6 +226,7 @@ fn parts(
     match &candidate.item {
         Item::File(category, _) => vec![(*category, candidate.bytes)],
         Item::Mount(_) => vec![(Category::Mounts, candidate.bytes)],
+        Item::Remote(_) => vec![(Category::Contexts, candidate.bytes)],
         Item::Layer(layer) => {
             let mut parts: Vec<(Category, u64)> =
                 layer.trees.iter().map(|tree| (Category::Trees, disk_usage(tree))).collect();
@@ -288,6 +291,14 @@ fn remove_item(
             };
             bury(store, instance, pruned);
             !instance.exists()
+        }
+        Item::Remote(dir) => {
+            let buried = remote::retire(store, dir, cut).and_then(|grave| match grave {
+                Some(grave) => remove::tree(&grave).at("remove", &grave),
+                None => Ok(()),
+            });
+            note(pruned, dir, buried);
+            !dir.exists()
         }
     }
 }
@@ -355,6 +366,13 @@ fn take_stock(store: &Store) -> Result<Inventory> {
         }
     }
     mounts(store, &mut stock)?;
+    let remotes = store.path("remotes");
+    // Stores of earlier versions have none.
+    for dir in if remotes.exists() { subdirs(&remotes)? } else { Vec::new() } {
+        let used = remote::used(&dir).unwrap_or(SystemTime::UNIX_EPOCH);
+        let bytes = disk_usage(&dir);
+        stock.candidates.push(Candidate { used, bytes, item: Item::Remote(dir) });
+    }
     Ok(stock)
 }
 

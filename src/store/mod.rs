@@ -8,6 +8,7 @@
 //! steps/         what a step made, by key; steps/at/ leads from a place in a Dockerfile to a key
 //! packs/         which blob a layer was packed into, by layer and packing parameters
 //! mounts/        cache mounts, by identity
+//! remotes/       downloaded files and mirrors of Git repositories, by where they came from
 //! stat/          stat caches of contexts, by context directory
 //! reserve        room for the small writes without which nothing can be removed on a full disk
 //! locks/         lock files; a lock belongs to a process and dies with it
@@ -42,6 +43,7 @@ mod mark;
 pub mod mount;
 pub mod pack;
 mod record;
+pub mod remote;
 mod remove;
 pub mod step;
 pub mod tmp;
@@ -65,6 +67,7 @@ pub use image::Images;
 pub use lock::{Guard, Locks};
 pub use mount::{MountGuard, MountId, Mounts, Sharing};
 pub use pack::{PackParams, PackRecord, Packs};
+pub use remote::{RemoteRecord, Remotes};
 pub use step::{StepRecord, Steps};
 pub use tmp::{Tmp, TmpDir};
 pub use toc::Tocs;
@@ -255,6 +258,11 @@ impl Store {
     /// The cache mounts.
     pub fn mounts(&self) -> Mounts<'_> {
         Mounts::new(self)
+    }
+
+    /// What was fetched from other machines.
+    pub fn remotes(&self) -> Remotes<'_> {
+        Remotes::new(self)
     }
 
     /// The locks.

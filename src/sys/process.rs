@@ -390,6 +390,33 @@ pub fn stop_on_signals(event: BorrowedFd<'_>) {
     }
 }
 
+/// Has a command's process killed when the thread that starts it ends, so that a killed build leaves
+/// no child, and gives it a process group of its own for [`kill_group`].
+pub fn tie_to_this_thread(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    command.process_group(0);
+    // SAFETY: prctl is async-signal-safe and allocates nothing.
+    #[expect(unsafe_code, reason = "std has no death signal")]
+    unsafe {
+        command.pre_exec(|| {
+            rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+                .map_err(std::io::Error::from)
+        });
+    }
+}
+
+/// Kills a process group; one that is gone is fine.
+pub fn kill_group(leader: u32) -> Result<()> {
+    let id = i32::try_from(leader).ok().and_then(rustix::process::Pid::from_raw);
+    let Some(id) = id else {
+        return Err(Error::new("kill", leader, Errno::SRCH));
+    };
+    match rustix::process::kill_process_group(id, Signal::KILL) {
+        Ok(()) | Err(Errno::SRCH) => Ok(()),
+        Err(e) => Err(Error::new("kill", format!("-{leader}, KILL"), e)),
+    }
+}
+
 /// Says whether the user asked this process to stop.
 pub fn stop_requested() -> bool {
     STOPS.load(std::sync::atomic::Ordering::SeqCst) > 0

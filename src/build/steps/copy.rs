@@ -38,7 +38,7 @@ pub fn workdir(
     let mut planner = Planner::new(&tree, &options, false).map_err(copy_failure)?;
     planner.make_dirs(path, owner).map_err(copy_failure)?;
     let (toc, origins) = planner.finish();
-    let files = Copied { origins, inline: HashMap::new(), extracted: None, source: None };
+    let files = Copied { origins, inline: HashMap::new(), extracted: None, sources: Vec::new() };
     keep(conductor, toc, Arc::new(files), now)
 }
 
@@ -64,30 +64,31 @@ pub fn run(
     };
     let options =
         Options { owner, chmod, parents: copy.parents, exclude: copy.exclude.clone(), now };
-    let input = conductor.graph.nodes[id].inputs.first().copied();
-    let source = match input {
-        None => None,
-        Some(input) => Some(Input::open(conductor, input, copy)?),
-    };
+    let mut inputs = Vec::new();
+    for (number, node) in conductor.graph.nodes[id].inputs.iter().enumerate() {
+        inputs.push(Input::open(conductor, *node, &only(copy, number))?);
+    }
     let several = copy.sources.len() + copy.inline.len() > 1
         || copy.sources.iter().any(|pattern| crate::build::glob::has_wildcards(pattern.as_bytes()));
     let mut planner = Planner::new(&tree, &options, several).map_err(copy_failure)?;
     let mut inline: HashMap<RootPath, Arc<[u8]>> = HashMap::new();
     let mut extracted = None;
-    if let Some(source) = &source {
-        for pattern in &copy.sources {
-            if copy.unpack && !copy.parents {
-                let paths = copy::expand(&source.tree, pattern).map_err(copy_failure)?;
-                for path in paths {
-                    if !extract(conductor, &mut planner, source, &path, copy, &mut extracted)? {
-                        planner
-                            .copy_one(&source.tree, &path, &copy.dest, None)
-                            .map_err(copy_failure)?;
-                    }
+    for (number, pattern) in copy.sources.iter().enumerate() {
+        let origin = copy.origin(number);
+        let Some(source) = inputs.get(origin) else { continue };
+        planner.from_input(origin);
+        let unpack = if source.is_download { copy.unpack_remote } else { copy.unpack };
+        if unpack && !copy.parents {
+            let paths = copy::expand(&source.tree, pattern).map_err(copy_failure)?;
+            for path in paths {
+                if !extract(conductor, &mut planner, source, &path, copy, &mut extracted)? {
+                    planner
+                        .copy_one(&source.tree, &path, &copy.dest, None)
+                        .map_err(copy_failure)?;
                 }
-            } else {
-                planner.copy(&source.tree, pattern, &copy.dest).map_err(copy_failure)?;
             }
+        } else {
+            planner.copy(&source.tree, pattern, &copy.dest).map_err(copy_failure)?;
         }
     }
     for file in &copy.inline {
@@ -114,16 +115,20 @@ pub fn run(
         })?)),
         None => None,
     };
-    let files: Option<Arc<dyn Files>> = match &source {
-        Some(source) => Some(source.files(conductor, &toc, &origins)?),
-        None => None,
-    };
-    let files = Copied { origins, inline, extracted, source: files };
-    let context = match &source {
-        Some(Input { kind: InputKind::Context(context), .. }) => Some(context),
-        _ => None,
-    };
-    let toc = digested(toc, context, &files)?;
+    let sources = inputs
+        .iter()
+        .enumerate()
+        .map(|(number, input)| input.files(conductor, &toc, &origins, number))
+        .collect::<Result<Vec<_>, _>>()?;
+    let files = Copied { origins, inline, extracted, sources };
+    let contexts: Vec<Option<Arc<Context>>> = inputs
+        .iter()
+        .map(|input| match &input.kind {
+            InputKind::Context(context) => Some(context.clone()),
+            InputKind::Stage(_) => None,
+        })
+        .collect();
+    let toc = digested(toc, &contexts, &files)?;
     keep(conductor, toc, Arc::new(files), now)
 }
 
@@ -171,7 +176,7 @@ fn clamped(toc: Toc, epoch: i64) -> Toc {
 /// Fills in the content digests that the source's table of contents does not have.
 pub(super) fn digested(
     mut toc: Toc,
-    context: Option<&Arc<Context>>,
+    contexts: &[Option<Arc<Context>>],
     files: &Copied,
 ) -> Result<Toc, Failure> {
     let mut buffer = Vec::new();
@@ -179,8 +184,8 @@ pub(super) fn digested(
         let entry = toc.at(row);
         let KindRef::File { size, digest: None } = entry.kind else { continue };
         let path = entry.root_path();
-        let known = context.and_then(|context| {
-            let origin = files.origins.source_of(&path)?;
+        let known = files.origins.origin_of(&path).and_then(|(input, origin)| {
+            let context = contexts.get(input)?.as_ref()?;
             let row = context.listing().ok()?.index_of(origin.as_bytes())?;
             context.digest_at(row).ok()?
         });
@@ -241,10 +246,21 @@ fn owner(
     })
 }
 
+/// The part of a COPY that is about one of its inputs.
+pub(super) fn only(copy: &graph::Copy, input: usize) -> graph::Copy {
+    graph::Copy {
+        sources: copy.sources_of(input).cloned().collect(),
+        origins: Vec::new(),
+        ..copy.clone()
+    }
+}
+
 /// What a COPY copies from.
 struct Input {
     tree: Tree,
     kind: InputKind,
+    /// It is a file that ADD has downloaded.
+    is_download: bool,
 }
 
 enum InputKind {
@@ -258,17 +274,23 @@ impl Input {
         input: NodeId,
         copy: &graph::Copy,
     ) -> Result<Input, Failure> {
-        if let Op::Local { context } = &conductor.graph.nodes[input].op {
-            let context = conductor.build.context(context)?;
+        let op = &conductor.graph.nodes[input].op;
+        let context = match op {
+            Op::Local { context } => Some(conductor.build.context(context)?),
+            Op::Remote(remote) => Some(conductor.build.source(input, remote)?),
+            _ => None,
+        };
+        if let Some(context) = context {
             let (listing, _) = select(&context, copy)?;
             let tree = Tree::new(vec![listing]);
-            return Ok(Input { tree, kind: InputKind::Context(context) });
+            let is_download = matches!(op, Op::Remote(_));
+            return Ok(Input { tree, kind: InputKind::Context(context), is_download });
         }
         let outcome = conductor.outcome(Some(input)).ok_or_else(|| {
             Failure::new(Kind::Store, "a COPY was started before what it copies from was done")
         })?;
         let tree = conductor.layers.tree(&outcome.layers)?;
-        Ok(Input { tree, kind: InputKind::Stage(outcome) })
+        Ok(Input { tree, kind: InputKind::Stage(outcome), is_download: false })
     }
 
     /// Gives something that opens the files that `toc` took from here.
@@ -277,6 +299,7 @@ impl Input {
         conductor: &Conductor<'_>,
         toc: &Toc,
         origins: &copy::Origins,
+        number: usize,
     ) -> Result<Arc<dyn Files>, Failure> {
         match &self.kind {
             InputKind::Context(context) => Ok(Arc::new(ContextFiles(context.clone()))),
@@ -284,7 +307,9 @@ impl Input {
                 let mut wanted = toc
                     .iter()
                     .filter(|entry| matches!(entry.kind, KindRef::File { .. }))
-                    .filter_map(|entry| origins.source_of(&entry.root_path()));
+                    .filter_map(|entry| origins.origin_of(&entry.root_path()))
+                    .filter(|(input, _)| *input == number)
+                    .map(|(_, path)| path);
                 let chain = conductor.layers.chain(&outcome.layers, &self.tree, &mut wanted)?;
                 Ok(Arc::new(chain))
             }

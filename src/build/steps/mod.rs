@@ -3,6 +3,7 @@
 
 pub mod copy;
 pub mod run;
+mod ssh;
 
 use std::sync::Arc;
 
@@ -12,6 +13,8 @@ use crate::layer::RootPath;
 use crate::layer::toc::{EntryRef, KindRef, Toc};
 use crate::layer::tree::Tree;
 use crate::oci::{Digest, digest::Hasher};
+
+pub(super) use ssh::AgentSocket;
 
 use super::conductor::{Conductor, Outcome, copy_key};
 use super::error::{Failure, Kind};
@@ -25,7 +28,7 @@ pub fn early_key(
 ) -> Result<Option<Digest>, Failure> {
     let node = &conductor.graph.nodes[id];
     match &node.op {
-        Op::Image { .. } | Op::Local { .. } => Ok(None),
+        Op::Image { .. } | Op::Local { .. } | Op::Remote(_) => Ok(None),
         Op::Workdir { path, user } => {
             Ok(Some(with_epoch(conductor, key::workdir(path, user, below))))
         }
@@ -47,22 +50,40 @@ pub fn early_key(
             Ok(Some(key::run(run, &node.platform, below, &contents)))
         }
         Op::Copy(copy) => {
-            let content = match node.inputs.first() {
-                None => Digest::of(b""),
-                Some(&input) => match &conductor.graph.nodes[input].op {
-                    Op::Local { context } => {
-                        let context = conductor.build.context(context)?;
-                        let epoch = conductor.build.options.epoch;
-                        selection(&context, copy, epoch)?
-                    }
-                    _ => match conductor.tree_of(input) {
-                        Some(tree) => tree.0,
-                        None => return Ok(None),
-                    },
-                },
+            let mut contents = Vec::new();
+            for number in 0..node.inputs.len() {
+                match copied_content(conductor, id, copy, number)? {
+                    Some(content) => contents.push(content),
+                    None => return Ok(None),
+                }
+            }
+            let content = match contents[..] {
+                [] => Digest::of(b""),
+                [content] => content,
+                _ => key::digest(&serde_json::json!(contents)),
             };
             Ok(Some(with_epoch(conductor, copy_key(copy, below, content))))
         }
+    }
+}
+
+/// Identity of what a COPY takes from one of its inputs.
+fn copied_content(
+    conductor: &Conductor<'_>,
+    id: NodeId,
+    copy: &graph::Copy,
+    number: usize,
+) -> Result<Option<Digest>, Failure> {
+    let build = conductor.build;
+    let input = conductor.graph.nodes[id].inputs[number];
+    match &conductor.graph.nodes[input].op {
+        Op::Local { context } => {
+            let context = build.context(context)?;
+            let epoch = build.options.epoch;
+            selection(&context, &self::copy::only(copy, number), epoch).map(Some)
+        }
+        Op::Remote(remote) => build.identity(input, remote).map(Some),
+        _ => Ok(conductor.tree_of(input).map(|tree| tree.0)),
     }
 }
 

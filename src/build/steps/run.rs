@@ -21,6 +21,7 @@ use crate::snapshot::{self, DiffOptions, StubKind, TreeWriter};
 use crate::store::{MountGuard, MountId, Sharing};
 
 use super::copy::digested;
+use super::ssh::AgentSocket;
 use super::{copy_failure, select};
 
 /// Where the certificates of `--ca-cert` lie in a step.
@@ -80,6 +81,7 @@ pub fn run(
         stubs: Vec::new(),
         env: Vec::new(),
         guards: Vec::new(),
+        agents: Vec::new(),
     };
     mounts.standard();
     mounts.ca_certs(run, &below.layers, &tree)?;
@@ -89,7 +91,7 @@ pub fn run(
     if let Some(script) = &run.script {
         mounts.script(script);
     }
-    let Mounts { list, stubs: targets, env: secret_env, guards, .. } = mounts;
+    let Mounts { list, stubs: targets, env: secret_env, guards, agents, .. } = mounts;
     let stub_dir = place("stubs")?;
     let stubs = snapshot::stubs(&stub_dir, &tree, &targets, session.id_map())
         .map_err(|error| store(&error))?;
@@ -137,11 +139,12 @@ pub fn run(
         .map_err(|error| sandbox_failure(&error))?;
     if !outcome.status.success() {
         let failure = failed(run, &outcome, &tail, emulated, &platform.architecture);
-        let wreck = Failed { run, node: id, key, below, tree: &tree, spec, staging, guards };
+        let wreck =
+            Failed { run, node: id, key, below, tree: &tree, spec, staging, guards, agents };
         shell::put_away(conductor, wreck)?;
         return Err(failure);
     }
-    drop(guards);
+    drop((guards, agents));
     let options = DiffOptions {
         owner: (outcome.uid, outcome.gid),
         stubs: &stubs,
@@ -339,6 +342,7 @@ struct Mounts<'m> {
     stubs: Vec<(RootPath, StubKind)>,
     env: Vec<(String, String)>,
     guards: Vec<MountGuard>,
+    agents: Vec<AgentSocket>,
 }
 
 impl Mounts<'_> {
@@ -420,6 +424,7 @@ impl Mounts<'_> {
                 self.bind(&mount.target, *input, source, *writable)?;
             }
             MountKind::Cache { .. } => self.cache(mount)?,
+            MountKind::Ssh { .. } => self.ssh(mount)?,
         }
         Ok(())
     }
@@ -453,6 +458,37 @@ impl Mounts<'_> {
         if !mount.target.is_empty() {
             let kind = sandbox::MountKind::File { bytes: bytes.clone(), mode, uid, gid };
             self.push(&mount.target, StubKind::File, kind);
+        }
+        Ok(())
+    }
+
+    fn ssh(&mut self, mount: &graph::Mount) -> Result<(), Failure> {
+        let MountKind::Ssh { id, sets_variable, required, mode, uid, gid } = &mount.kind else {
+            return Ok(());
+        };
+        let Some(agent) = self.conductor.build.options.ssh.get(id) else {
+            if *required {
+                return Err(Failure::new(Kind::Step, format!("ssh agent {id}: not found"))
+                    .with_hint(format!("give it: --ssh {id}, or --ssh {id}=SOCKET|KEY")));
+            }
+            return Ok(());
+        };
+        let name = format!("agent-{}", self.list.len());
+        let socket = AgentSocket::new(self.staging, &name, agent, (*mode, *uid, *gid))
+            .map_err(|error| Failure::of(Kind::Store, "cannot make a socket for ssh", &error))?;
+        let kind = sandbox::MountKind::Bind {
+            source: socket.path().to_owned(),
+            subpath: String::new(),
+            access: Access::ReadWrite,
+        };
+        self.agents.push(socket);
+        self.push(&mount.target, StubKind::File, kind);
+        let has_own = match &self.conductor.graph.nodes[self.node].op {
+            Op::Run(run) => run.env.iter().any(|(name, _)| name == "SSH_AUTH_SOCK"),
+            _ => false,
+        };
+        if *sets_variable && !has_own {
+            self.env.push(("SSH_AUTH_SOCK".to_owned(), mount.target.clone()));
         }
         Ok(())
     }
@@ -504,10 +540,10 @@ impl Mounts<'_> {
                 origins,
                 inline: Default::default(),
                 extracted: None,
-                source: Some(Arc::new(ContextFiles(context.clone()))),
+                sources: vec![Arc::new(ContextFiles(context.clone()))],
             };
             // The directory is named after what its files hold, which a listing does not know yet.
-            let toc = digested(toc, Some(&context), &files)?;
+            let toc = digested(toc, &[Some(context.clone())], &files)?;
             let files: Arc<dyn Files> = Arc::new(files);
             let layer = LayerId::from_toc_digest(toc.digest());
             conductor.layers.save_toc(&layer, toc)?;
@@ -630,6 +666,7 @@ pub(super) fn whole(source: &str) -> graph::Copy {
     graph::Copy {
         add: false,
         sources: vec![source.to_owned()],
+        origins: Vec::new(),
         inline: Vec::new(),
         dest: "/".to_owned(),
         chown: None,
@@ -638,6 +675,7 @@ pub(super) fn whole(source: &str) -> graph::Copy {
         parents: false,
         exclude: Vec::new(),
         unpack: false,
+        unpack_remote: false,
     }
 }
 
