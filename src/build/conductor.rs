@@ -105,7 +105,7 @@ impl<'a> Conductor<'a> {
     pub fn run(&mut self, forms: &BTreeSet<BlobForm>) -> Result<(), Failure> {
         self.build.resolve_remotes(self.graph)?;
         for id in 0..self.graph.nodes.len() {
-            self.look_up(id)?;
+            self.look_up(id).map_err(|failure| self.placed(id, failure))?;
         }
         let mut needed = self.needed();
         self.build.load_remotes(self.graph, &needed)?;
@@ -117,7 +117,7 @@ impl<'a> Conductor<'a> {
                 // Directories that were made with another id map are of no use: look again.
                 for id in 0..self.graph.nodes.len() {
                     *lock(&self.outcomes[id]) = None;
-                    self.look_up(id)?;
+                    self.look_up(id).map_err(|failure| self.placed(id, failure))?;
                 }
                 needed = self.needed();
             }
@@ -503,7 +503,18 @@ impl<'a> Conductor<'a> {
         if result.is_err() && self.build.cancel.is_cancelled() {
             return Err(Failure::interrupted());
         }
-        result.map(|(outcome, _)| outcome).map_err(|failure| failure.at(&node.name, node.span))
+        result.map(|(outcome, _)| outcome).map_err(|failure| self.placed(id, failure))
+    }
+
+    /// Says where in the Dockerfile a node failed. What no line of it stands for is told where it is
+    /// wanted.
+    fn placed(&self, id: NodeId, failure: Failure) -> Failure {
+        let node = &self.graph.nodes[id];
+        let place = match node.span.is_empty() {
+            true => self.graph.nodes.iter().find(|user| user.inputs.contains(&id)).unwrap_or(node),
+            false => node,
+        };
+        failure.at(&place.name, place.span)
     }
 
     /// Gives a node's result, and whether it was known.

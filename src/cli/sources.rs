@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use crate::build::CaCerts;
 use crate::build::bases::{Named, NamedSource, is_image};
-use crate::build::remotes::failed;
 use crate::context::{self, Context, IgnoreRules};
 use crate::graph::Remote;
 use crate::graph::remote::{self as name, UrlSource};
@@ -31,6 +30,16 @@ const MAX_DOCKERFILE: u64 = 256 << 20;
 
 /// Names of a Dockerfile in a context, best first.
 const DOCKERFILES: [&str; 3] = ["Dockerfile", "Containerfile", "dockerfile"];
+
+/// A source that no step fetches: what the user named is wrong, rather than a step.
+fn failed(error: remote::Error) -> Report {
+    let is_usage = error.kind() == remote::Kind::Usage;
+    let mut report = Report::from(crate::build::remotes::failed(error));
+    if is_usage {
+        report.exit = Exit::Usage;
+    }
+    report
+}
 
 /// The store, and what fetches into it.
 pub struct Opened {
@@ -209,9 +218,9 @@ impl Main {
         if let Some(mut remote) = remote_context(text)? {
             let keep = "BUILDKIT_CONTEXT_KEEP_GIT_DIR=";
             if let Remote::Git(source) = &mut remote {
-                let keeps = args.build_arg.iter().filter_map(|arg| arg.strip_prefix(keep));
+                let mut keeps = args.build_arg.iter().filter_map(|arg| arg.strip_prefix(keep));
                 source.keep_git_dir |=
-                    keeps.last().is_some_and(|value| value == "1" || value == "true");
+                    keeps.next_back().is_some_and(|value| value == "1" || value == "true");
             }
             return Ok(Main::Remote(remote));
         }

@@ -258,8 +258,14 @@ impl Transfer<'_> {
         let mut window = Window::default();
         loop {
             let started = Instant::now();
-            let count =
-                body.read(&mut buffer).map_err(|source| read_error(Method::Get, &url, source))?;
+            let count = body.read(&mut buffer).map_err(|source| {
+                let got = match total {
+                    Some(total) => format!("{} of {total} bytes", self.offset),
+                    None => format!("{} bytes", self.offset),
+                };
+                let source = io::Error::new(source.kind(), format!("after {got}: {source}"));
+                read_error(Method::Get, &url, source)
+            })?;
             window.waited += started.elapsed();
             window.bytes += count as u64;
             if count == 0 {

@@ -3,6 +3,8 @@
 //! The agent is started around a program that reads a pipe of ours: when this process ends, however
 //! it ends, the pipe closes, the program ends, and the agent notices within seconds.
 
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -10,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::error::Kind;
 use super::{Error, Result};
 use crate::store::{Store, TmpDir};
+use crate::sys::mem;
 
 /// How long the agent may take to come up.
 const START: Duration = Duration::from_secs(5);
@@ -48,23 +51,19 @@ impl Agent {
             .env_clear()
             .env("PATH", std::env::join_paths(path).unwrap_or_default())
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(std::fs::File::create(&log).map_err(io)?)
             .spawn()
             .map_err(io)?;
         let socket = dir.path().join("s");
         let mut agent = Agent { socket, child, path: path.to_vec(), _dir: dir };
-        let started = Instant::now();
-        while !agent.socket.exists() {
-            let ended = agent.child.try_wait().map_err(io)?.is_some();
-            if ended || started.elapsed() > START {
-                let said = std::fs::read_to_string(&log).unwrap_or_default();
-                return Err(failed(
-                    format!("ssh-agent does not start: {}", said.trim()),
-                    "start one yourself, and name its socket: --ssh default=SOCKET",
-                ));
-            }
-            std::thread::sleep(Duration::from_millis(5));
+        // The agent listens before it runs cat, which gives back what it is sent.
+        if !agent.answers().map_err(io)? {
+            let said = std::fs::read_to_string(&log).unwrap_or_default();
+            return Err(failed(
+                format!("ssh-agent does not start: {}", said.trim()),
+                "start one yourself, and name its socket: --ssh default=SOCKET",
+            ));
         }
         for key in keys {
             let output = agent.add(&add).arg(key).stdin(Stdio::null()).output().map_err(io)?;
@@ -84,6 +83,24 @@ impl Agent {
     /// Gives the socket.
     pub fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    /// Says whether the agent runs, once it does or has ended.
+    fn answers(&mut self) -> io::Result<bool> {
+        let (Some(input), Some(mut output)) = (&mut self.child.stdin, self.child.stdout.take())
+        else {
+            return Ok(false);
+        };
+        if input.write_all(b"\n").is_err() {
+            return Ok(false);
+        }
+        let started = Instant::now();
+        while started.elapsed() < START {
+            if mem::poll_readable(&[Some(output.as_fd())], Some(START))?[0] {
+                return Ok(output.read(&mut [0])? == 1);
+            }
+        }
+        Ok(false)
     }
 
     fn add(&self, program: &Path) -> Command {

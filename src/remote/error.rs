@@ -134,8 +134,7 @@ impl Error {
     /// Says what kind of failure it is.
     pub fn kind(&self) -> Kind {
         match self {
-            Error::Offline { .. }
-            | Error::Checksum { .. }
+            Error::Checksum { .. }
             | Error::Secret { .. }
             | Error::Archive { .. }
             | Error::Device { .. }
@@ -144,6 +143,7 @@ impl Error {
                 registry::Error::Keep { .. } => Kind::Store,
                 _ => Kind::Network,
             },
+            Error::Offline { .. } => Kind::Network,
             Error::NoProgram { .. } => Kind::Host,
             Error::Git { kind, .. } => *kind,
             Error::Damaged { .. } | Error::Write { .. } | Error::Store(_) | Error::Io { .. } => {

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
+use crate::support::host_platform;
 use crate::support::image::{Made, Tar, Writer, gzip};
-use crate::support::{TestEnv, host_platform};
 
 fn sample() -> Tar {
     Tar::new()
@@ -121,15 +121,4 @@ story!(archive_dialects_of_gnu_tar : root user, |env| {
         let content = image.file(&format!("{dir}/sparse")).content;
         assert_eq!((content.len(), &content[2_000_000..2_000_003]), (3_000_000, b"end".as_slice()));
     }
-});
-
-fn refused(env: &TestEnv, dockerfile: &str, word: &str) {
-    let text = env.build_fails(2, dockerfile);
-    assert!(text.contains(word), "{text}");
-}
-
-// Nothing parsed is ignored.
-story!(what_add_does_not_do_yet_is_refused : user, |env| {
-    refused(env, "FROM scratch\nADD https://example.invalid/file /x\n", "ADD");
-    refused(env, "FROM scratch\nADD https://example.invalid/repo.git /x\n", "ADD");
 });

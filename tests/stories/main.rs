@@ -12,12 +12,18 @@ mod unprivileged;
 
 /// ADD, and archives in the context.
 mod add;
+/// ADD of Git repositories.
+mod add_git;
+/// ADD of URLs.
+mod add_url;
 /// Cache: what hits, what misses, what resumes.
 mod cache;
 /// The other subcommands.
 mod commands;
 /// ENTRYPOINT, USER, LABEL and the rest of the config and history.
 mod config;
+/// Contexts that are no directory, and named ones.
+mod contexts;
 /// COPY into, from and through everything.
 mod copy;
 /// Looking into a failed step.
@@ -50,5 +56,7 @@ mod registry;
 mod reproducible;
 /// What a RUN sees, and what it leaves.
 mod run;
+/// RUN --mount=type=ssh.
+mod ssh;
 /// ENV and ARG.
 mod variables;

@@ -136,14 +136,6 @@ story!(required_secret_must_be_given : root user, |env| {
     output.says("needed");
 });
 
-story!(mounts_not_done_yet_are_refused : user, |env| {
-    for text in ["RUN --mount=type=ssh true", "RUN --device=vendor.com/x true"] {
-        env.dockerfile(&format!("FROM base\n{text}\n"));
-        let output = env.build_command(["-t", "x"]).output();
-        assert_ne!(output.code, Some(0), "{text} was ignored");
-    }
-});
-
 // Trap 56: BuildKit testRelativeMountpoint.
 story!(relative_mount_target_is_below_the_workdir : root user, |env| {
     env.write("file", "x");

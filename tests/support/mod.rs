@@ -14,8 +14,10 @@
 
 pub mod image;
 pub mod layout;
+pub mod repository;
 pub mod seccomp;
 pub mod tools;
+pub mod web;
 
 use std::ffi::OsStr;
 use std::fs;
