@@ -328,24 +328,6 @@ fn a_blank_base_names_the_variable() {
 }
 
 #[test]
-fn what_comes_later_is_refused_by_name() {
-    for text in [
-        "FROM busybox\nADD https://x/y /z\n",
-        "FROM busybox\nADD git@host:a/b.git /z\n",
-        "FROM busybox\nRUN --mount=type=ssh x\n",
-        "FROM busybox\nRUN --device=a/b=c x\n",
-    ] {
-        let failure = plan_with(text, &request(&[])).expect_err(text);
-        assert!(
-            failure.diagnostic.message.contains("not supported yet"),
-            "{text}: {}",
-            failure.diagnostic.message
-        );
-        assert!(failure.diagnostic.help.is_some(), "{text}");
-    }
-}
-
-#[test]
 fn several_sources_need_a_directory() {
     assert!(
         message("FROM busybox\nCOPY a b /c\n").contains("must be a directory and end with a /")
