@@ -92,6 +92,10 @@ pub struct Options {
     pub limits: Vec<sandbox::Limit>,
     /// `--ca-cert`.
     pub ca_certs: Option<CaCerts>,
+    /// `--cgroup-parent` and `--resource`.
+    pub cgroups: Option<Arc<sandbox::cgroup::Cgroups>>,
+    /// Where specifications of devices lie.
+    pub cdi_dirs: Vec<PathBuf>,
     /// `--on-error`.
     pub on_error: shell::OnError,
 }

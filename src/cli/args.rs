@@ -159,7 +159,38 @@ pub struct BuildArgs {
     #[command(flatten)]
     pub registry: RegistryArgs,
     #[command(flatten)]
+    pub resources: ResourceArgs,
+    /// Look for specifications of devices (CDI) here (repeatable); /etc/cdi and /var/run/cdi otherwise
+    #[arg(long, value_name = "DIR")]
+    pub cdi_spec_dir: Vec<PathBuf>,
+    #[command(flatten)]
     pub refused: RefusedArgs,
+}
+
+/// What steps may use; needs a control group (v2) that is delegated to the user.
+#[derive(Debug, Args, Default)]
+pub struct ResourceArgs {
+    /// Put steps into groups below this control group: /path, or name.slice
+    #[arg(long, value_name = "GROUP")]
+    pub cgroup_parent: Option<String>,
+    /// Limit each step: memory=, memory-swap=, cpu-quota=, cpu-period=, cpu-shares=, cpuset-cpus=, cpuset-mems= (repeatable)
+    #[arg(long, value_name = "KEY=VALUE,…")]
+    pub resource: Vec<String>,
+    /// The same as --resource memory=
+    #[arg(short, long, value_name = "SIZE")]
+    pub memory: Option<String>,
+    #[arg(long, hide = true)]
+    pub memory_swap: Option<String>,
+    #[arg(long, hide = true)]
+    pub cpu_quota: Option<String>,
+    #[arg(long, hide = true)]
+    pub cpu_period: Option<String>,
+    #[arg(long, short = 'c', hide = true)]
+    pub cpu_shares: Option<String>,
+    #[arg(long, hide = true)]
+    pub cpuset_cpus: Option<String>,
+    #[arg(long, hide = true)]
+    pub cpuset_mems: Option<String>,
 }
 
 /// Flags of buildx that are known and not supported yet.
@@ -183,8 +214,6 @@ pub struct RefusedArgs {
     pub sbom: Option<Option<String>>,
     #[arg(long, hide = true)]
     pub attest: Vec<String>,
-    #[arg(long, hide = true)]
-    pub cgroup_parent: Option<String>,
     #[arg(long, hide = true)]
     pub builder: Option<String>,
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::build::bases::{Bases, Pull as PullPolicy};
@@ -16,7 +16,7 @@ use crate::dockerfile::{self, Diagnostic};
 use crate::graph::{self, Graph, Request, ResolveExit};
 use crate::layer::compress::Compression;
 use crate::oci::{Platform, Reference};
-use crate::sandbox::Isolation;
+use crate::sandbox::{Isolation, cdi};
 use crate::transport;
 use crate::ui::diagnostic::Painter;
 use crate::ui::github;
@@ -312,6 +312,11 @@ pub(super) fn build_options(
         },
         limits: privilege::limits(&args.ulimit)?,
         ca_certs: None,
+        cgroups: privilege::cgroups(args)?,
+        cdi_dirs: match args.cdi_spec_dir.as_slice() {
+            [] => cdi::DIRECTORIES.map(PathBuf::from).to_vec(),
+            given => given.iter().map(|dir| env.cwd.join(dir)).collect(),
+        },
         on_error: match args.on_error {
             OnErrorArg::Fail => OnError::Fail,
             OnErrorArg::Shell => OnError::Shell,

@@ -456,7 +456,6 @@ pub fn refuse(args: &BuildArgs) -> Result<()> {
         provenance,
         sbom,
         attest,
-        cgroup_parent,
         builder,
     } = &args.refused;
     let off = |value: &Option<Option<String>>| {
@@ -465,7 +464,7 @@ pub fn refuse(args: &BuildArgs) -> Result<()> {
                 value.as_deref().is_some_and(|value| matches!(value, "false" | "0"))
             })
     };
-    let refused: [(bool, &str, &str); 11] = [
+    let refused: [(bool, &str, &str); 10] = [
         (*load, "--load", "write -o type=docker,dest=app.tar and run `docker load -i app.tar`"),
         (!cache_from.is_empty(), "--cache-from", "keep the store (--root) from build to build"),
         (!cache_to.is_empty(), "--cache-to", "keep the store (--root) from build to build"),
@@ -475,11 +474,6 @@ pub fn refuse(args: &BuildArgs) -> Result<()> {
         (!off(provenance), "--provenance", "leave it out: no attestation is made"),
         (!off(sbom), "--sbom", "leave it out: no attestation is made"),
         (!attest.is_empty(), "--attest", "leave it out: no attestation is made"),
-        (
-            cgroup_parent.is_some(),
-            "--cgroup-parent",
-            "start lapstrake inside of that cgroup: steps inherit it",
-        ),
         (builder.is_some(), "--builder", "leave it out: there is no daemon to choose"),
     ];
     for (given, flag, way_out) in refused {

@@ -16,6 +16,7 @@
 //! | RUN: what a cache mount holds | no | it must only ever make a step faster |
 //! | RUN: tmpfs target and size | yes | a full one fails |
 //! | RUN: secrets: id, target, variable | yes | their values: no, a new token is the same build |
+//! | RUN: devices: names, required | yes | what stands behind a name: no, it is the host's |
 //! | RUN: security=insecure | yes | programs see other capabilities, and act on them |
 //! | RUN: CA certificates of --ca-cert, and the variables that name them | no | as proxy variables |
 //! | RUN: ssh: id, target, mode, owner | yes | the agent and its keys: no, as secrets |
@@ -78,6 +79,9 @@ pub fn run(run: &Run, platform: &Platform, below: TreeId, inputs: &[Digest]) -> 
     });
     if run.insecure {
         value["insecure"] = true.into();
+    }
+    if !run.devices.is_empty() {
+        value["devices"] = json!(run.devices);
     }
     digest(&value)
 }
@@ -198,6 +202,7 @@ mod tests {
             network: Network::Default,
             mounts: Vec::new(),
             insecure: false,
+            devices: Vec::new(),
         }
     }
 

@@ -127,6 +127,8 @@ pub struct Run {
     pub mounts: Vec<Mount>,
     /// `--security=insecure`: all capabilities of the build's user namespace, /proc and /sys whole.
     pub insecure: bool,
+    /// `--device`: the CDI name, and whether the step fails without it.
+    pub devices: Vec<(String, bool)>,
 }
 
 /// The network of a RUN.
@@ -382,10 +384,14 @@ pub struct Request {
 }
 
 /// What instructions may ask for only when the user allows it (BuildKit's entitlements).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Allow {
     /// `network.host`: RUN --network=host.
     pub host_network: bool,
     /// `security.insecure`: RUN --security=insecure.
     pub insecure: bool,
+    /// `device`: RUN --device, whatever the device.
+    pub all_devices: bool,
+    /// `device=NAME`: a device, or a kind and so all devices of it.
+    pub devices: Vec<String>,
 }

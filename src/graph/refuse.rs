@@ -1,4 +1,4 @@
-//! What is parsed and not supported yet: an error that says so and names the way out.
+//! What instructions may ask for only when the user allows it.
 
 use crate::dockerfile::{
     Device, Diagnostic, Network as NetworkFlag, Run as RunInstruction, Security, Span,
@@ -7,13 +7,7 @@ use crate::dockerfile::{
 use super::Allow;
 use super::plan::Failure;
 
-pub(super) fn not_yet(span: Span, what: &str, way_out: &str) -> Failure {
-    Diagnostic::error("E0630", span, format!("{what} is not supported yet"))
-        .with_help(way_out)
-        .into()
-}
-
-pub(super) fn refuse_run(run: &RunInstruction, allow: Allow) -> Result<(), Failure> {
+pub(super) fn refuse_run(run: &RunInstruction, allow: &Allow) -> Result<(), Failure> {
     let not_allowed = |span: Span, what: &str, entitlement: &str| -> Failure {
         Diagnostic::error("E0631", span, format!("{what} is not allowed"))
             .with_help(format!("allow it for this build: --allow {entitlement}"))
@@ -31,12 +25,24 @@ pub(super) fn refuse_run(run: &RunInstruction, allow: Allow) -> Result<(), Failu
     {
         return Err(not_allowed(network.span, "RUN --network=host", "network.host"));
     }
-    if let Some(Device { span, .. }) = run.devices.first() {
-        return Err(not_yet(
-            *span,
-            "RUN --device",
-            "drop the flag; devices of the host are not reachable",
-        ));
+    for Device { name, span, .. } in &run.devices {
+        let kind = name.split('=').next().unwrap_or_default();
+        let is_allowed = |allowed: &String| {
+            allowed == name || allowed == kind || *allowed == format!("{kind}=*")
+        };
+        if !kind.contains('/') {
+            return Err(Diagnostic::error(
+                "E0632",
+                *span,
+                format!("`{name}` is no name of a device"),
+            )
+            .with_help("devices are named as vendor.com/class=name (CDI)")
+            .into());
+        }
+        if !allow.all_devices && !allow.devices.iter().any(is_allowed) {
+            let what = format!("RUN --device={name}");
+            return Err(not_allowed(*span, &what, &format!("device={kind}")));
+        }
     }
     Ok(())
 }

@@ -359,7 +359,7 @@ impl Walk<'_, '_> {
         run: &RunInstruction,
         triggered: bool,
     ) -> Result<(), Failure> {
-        refuse_run(run, self.planner.request.allow)?;
+        refuse_run(run, &self.planner.request.allow)?;
         if state.platform.os != "linux" {
             return Err(Diagnostic::error(
                 "E0611",
@@ -430,6 +430,11 @@ impl Walk<'_, '_> {
                 .security
                 .as_ref()
                 .is_some_and(|security| security.value == crate::dockerfile::Security::Insecure),
+            devices: run
+                .devices
+                .iter()
+                .map(|device| (device.name.clone(), device.required))
+                .collect(),
         }));
         self.add(state, op, inputs, name, instruction.span);
         Ok(())

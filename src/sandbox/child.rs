@@ -108,6 +108,10 @@ fn become_program(
         serde_json::from_slice(&text).map_err(|e| format!("reading the order: {e}"))?;
     let spec = &*order.spec;
 
+    if let Some(group) = &spec.cgroup {
+        let file = group.join("cgroup.procs");
+        std::fs::write(&file, "0").map_err(doing(file.display()))?;
+    }
     if spec.terminal {
         tty::take_control(standard[0].as_fd()).map_err(doing("taking the terminal"))?;
     }

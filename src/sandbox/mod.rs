@@ -22,6 +22,8 @@
 //!
 //! Start reading at `session.rs`, then `init.rs`, then `child.rs`.
 
+pub mod cdi;
+pub mod cgroup;
 mod child;
 pub mod emulation;
 mod idmap;

@@ -368,6 +368,9 @@ fn attach(root: BorrowedFd<'_>, mount: &Mount, memory: &mut Memory<'_>) -> Resul
             let base = node::open_path_follow(source).map_err(doing(source.display()))?;
             bind(base, subpath, access)?
         }
+        MountKind::Device { source } => {
+            mount::clone_path(source, false).map_err(doing(source.display()))?
+        }
         MountKind::Layers { lowers, subpath, access } => layers(lowers, subpath, access, memory)?,
         MountKind::Tmpfs { size, mode } => tmpfs(*size, *mode).map_err(doing("tmpfs"))?,
         MountKind::File { bytes, mode, uid, gid } => memory.file(bytes, *mode, (*uid, *gid))?,

@@ -45,6 +45,8 @@ pub struct RunSpec {
     pub limits: Vec<Limit>,
     /// The standard streams are a terminal, which becomes the controlling one.
     pub terminal: bool,
+    /// Directory of the control group that it enters first.
+    pub cgroup: Option<PathBuf>,
 }
 
 /// One limit of a process (getrlimit(2)).
@@ -79,6 +81,7 @@ impl RunSpec {
             read_only_root: false,
             limits: Vec::new(),
             terminal: false,
+            cgroup: None,
         }
     }
 }
@@ -118,6 +121,11 @@ pub enum MountKind {
         subpath: String,
         /// May it be written?
         access: Access,
+    },
+    /// A device node of the host.
+    Device {
+        /// On the host.
+        source: PathBuf,
     },
     /// Layer directories, merged: another stage or image.
     Layers {

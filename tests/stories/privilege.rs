@@ -109,3 +109,83 @@ story!(ca_certificates_are_checked : user, |env| {
     env.build_command(["-t", "x", "--ca-cert", "/does/not/exist"]).fails(2).says("--ca-cert: cannot read /does/not/exist");
     env.build_command(["-t", "x", "--ca-cert", &empty.display().to_string()]).fails(2).says("there is no certificate in it");
 });
+
+/// A device that is /dev/zero under another name, with a variable and a file.
+const DEVICE: &str = r#"
+cdiVersion: "0.6.0"
+kind: test.example/source
+containerEdits: {env: [SOURCE=here]}
+devices:
+  - name: zeros
+    containerEdits:
+      deviceNodes: [{path: /dev/zeros, hostPath: /dev/zero}]
+      mounts: [{hostPath: FILE, containerPath: /usr/lib/source.conf, options: [ro]}]
+  - name: hooked
+    containerEdits: {hooks: [{hookName: createContainer, path: /bin/hook}]}
+"#;
+
+// BuildKit testCDI: nodes, files and variables of a device, when it is allowed.
+story!(devices_by_their_cdi_names : root user single, |env| {
+    let file = env.write_at("source.conf", "conf");
+    env.write_at("cdi/a.yaml", DEVICE.replace("FILE", &file.display().to_string()));
+    let dir = env.path("cdi");
+    let build = |text: &str, args: &[&str]| {
+        env.dockerfile(text);
+        env.build_command(["-t", "x", "--cdi-spec-dir", dir.to_str().expect("plain")]).args(args)
+    };
+    let step = "head -c 4 /dev/zeros | wc -c && cat /usr/lib/source.conf && ! touch /usr/lib/source.conf && echo $SOURCE";
+    let text = format!("FROM base\nRUN --device=test.example/source=zeros {step}\n");
+    build(&text, &[]).fails(2).says("RUN --device=test.example/source=zeros is not allowed").says("--allow device=test.example/source");
+    for allow in ["device", "device=test.example/source", "device=test.example/source=zeros"] {
+        build(&text, &["--allow", allow, "--no-cache"]).ok().says("conf").says("here");
+    }
+    build(&text, &["--allow", "device=test.example/other"]).fails(2);
+    // None of it is in a layer.
+    let image = env.build(["--cdi-spec-dir", dir.to_str().expect("plain"), "--allow", "device"]).only();
+    assert!(!image.has("dev/zeros") && !image.has("usr/lib/source.conf"), "{:?}", image.below("usr/lib"));
+    // Optional unless required.
+    build("FROM base\nRUN --device=test.example/none test -z \"$SOURCE\"\n", &["--allow", "device"]).ok();
+    build("FROM base\nRUN --device=test.example/none,required true\n", &["--allow", "device"])
+        .fails(1)
+        .says("no device is called test.example/none")
+        .says("test.example/source=zeros");
+    build("FROM base\nRUN --device=test.example/source=hooked true\n", &["--allow", "device"]).ok().says("/bin/hook (createContainer) is not run");
+    build("FROM base\nRUN --device=zeros true\n", &["--allow", "device"]).fails(2).says("vendor.com/class=name");
+});
+
+// Limits that can't hold are refused before anything runs: a host without the controllers, or a user to whom no
+// group is delegated.
+story!(limits_hold_or_are_refused : user, |env| {
+    env.dockerfile("FROM base\nRUN cat /proc/self/cgroup\n");
+    let output = env.build_command(["-t", "x", "--memory", "64m"]).output();
+    if output.code == Some(0) {
+        env.dockerfile("FROM base\nRUN head -c 256m /dev/zero | tail -n 1\n");
+        env.build_command(["-t", "x", "--memory", "64m"]).fails(1).says("ran out of the memory");
+    } else {
+        assert_eq!(output.code, Some(3), "{}", output.stderr);
+        output.says("steps can't be limited").says("systemd-run --user --scope");
+        output.says_not("RUN cat");
+    }
+    env.build_command(["-t", "x", "--resource", "memroy=1g"]).fails(2).says("did you mean memory?");
+});
+
+// A group needs no controllers.
+story!(steps_run_in_groups_below_the_parent : root, |env| {
+    let name = format!("/lapstrake-story-{}", std::process::id());
+    env.dockerfile("FROM base\nRUN sed -n 's/^0:://p' /proc/self/cgroup > /group\n");
+    let output = env.build_command(["-t", "x", "--cgroup-parent", &name]).output();
+    if output.code == Some(3) {
+        crate::support::skip("cgroup2", output.stderr.lines().next().unwrap_or_default());
+        return;
+    }
+    let image = env.build(["--no-cache", "--cgroup-parent", &name]).only();
+    let group = image.text("group");
+    assert!(group.starts_with(&format!("{name}/lapstrake-")), "{group}");
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("proc");
+    let root = mounts.lines().find(|line| line.contains(" - cgroup2 ")).and_then(|line| line.split(' ').nth(4)).expect("it is mounted");
+    let parent = std::path::Path::new(root).join(&name[1..]);
+    let left: Vec<_> = std::fs::read_dir(&parent).expect("it was made").flatten().filter(|entry| entry.path().is_dir()).collect();
+    assert!(left.is_empty(), "{left:?}");
+    std::fs::remove_dir(parent).expect("nothing is in it");
+    env.build_command(["-t", "x", "--cgroup-parent", "nowhere"]).fails(2).says("name.slice");
+});

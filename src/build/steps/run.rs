@@ -16,7 +16,7 @@ use crate::layer::toc::KindRef;
 use crate::layer::tree::Tree;
 use crate::layer::{Entry, Kind as EntryKind, LayerId, RootPath};
 use crate::oci::Digest;
-use crate::sandbox::{self, Access, RunSpec, Session};
+use crate::sandbox::{self, Access, RunSpec, Session, cdi};
 use crate::snapshot::{self, DiffOptions, StubKind, TreeWriter};
 use crate::store::{MountGuard, MountId, Sharing};
 
@@ -85,6 +85,7 @@ pub fn run(
     };
     mounts.standard();
     mounts.ca_certs(run, &below.layers, &tree)?;
+    mounts.devices(run)?;
     for mount in &run.mounts {
         mounts.add(mount)?;
     }
@@ -117,6 +118,13 @@ pub fn run(
     spec.shm_size = conductor.build.options.shm_size;
     spec.limits = conductor.build.options.limits.clone();
     spec.insecure = run.insecure;
+    let group = match &conductor.build.options.cgroups {
+        Some(groups) => Some(groups.step().map_err(|error| {
+            Failure::of(Kind::Host, "cannot make a control group", &error).with_hint(error.hint())
+        })?),
+        None => None,
+    };
+    spec.cgroup = group.as_ref().map(|group| group.path().to_owned());
 
     let mut tail = Vec::new();
     let outcome = session
@@ -137,8 +145,15 @@ pub fn run(
             conductor.build.cancel,
         )
         .map_err(|error| sandbox_failure(&error))?;
+    let starved = group.is_some_and(|group| group.ran_out_of_memory());
+    // A shell in it is not what the limits are for.
+    spec.cgroup = None;
     if !outcome.status.success() {
-        let failure = failed(run, &outcome, &tail, emulated, &platform.architecture);
+        let mut failure = failed(run, &outcome, &tail, emulated, &platform.architecture);
+        if starved {
+            let hint = "the step ran out of the memory that --memory or --resource memory= allows";
+            failure.hints.push(hint.to_owned());
+        }
         let wreck =
             Failed { run, node: id, key, below, tree: &tree, spec, staging, guards, agents };
         shell::put_away(conductor, wreck)?;
@@ -359,6 +374,37 @@ impl Mounts<'_> {
         for mount in name_files(&self.conductor.build.options) {
             self.push(&mount.target, StubKind::File, mount.kind);
         }
+    }
+
+    /// Gives the step its devices: nodes, files and variables, as their specifications say.
+    fn devices(&mut self, run: &graph::Run) -> Result<(), Failure> {
+        if run.devices.is_empty() {
+            return Ok(());
+        }
+        let build = self.conductor.build;
+        let edits = cdi::Devices::read(&build.options.cdi_dirs)
+            .and_then(|devices| devices.edits(&run.devices))
+            .map_err(|error| Failure::of(Kind::Step, "", &error).with_hint(error.hint()))?;
+        for hook in edits.hooks {
+            let text = format!("the device's hook {hook} is not run: hooks are for runtimes");
+            build.watch.event(Event::Warning(text));
+        }
+        for (target, source) in edits.nodes {
+            self.push(&target, StubKind::File, sandbox::MountKind::Device { source });
+        }
+        for mount in edits.mounts {
+            let kind = std::fs::metadata(&mount.source).map_err(|error| {
+                let what = format!("cannot mount {} for a device", mount.source.display());
+                Failure::of(Kind::Host, &what, &error)
+            })?;
+            let stub = if kind.is_dir() { StubKind::Dir } else { StubKind::File };
+            let access = if mount.read_only { Access::ReadOnly } else { Access::ReadWrite };
+            let kind =
+                sandbox::MountKind::Bind { source: mount.source, subpath: String::new(), access };
+            self.push(&mount.target, stub, kind);
+        }
+        self.env.extend(edits.env);
+        Ok(())
     }
 
     /// Mounts the certificates of `--ca-cert`, with those that the image (else the host) trusts
@@ -776,6 +822,7 @@ mod tests {
             network: Network::Default,
             mounts: Vec::new(),
             insecure: false,
+            devices: Vec::new(),
         };
         let env = environment(&run, vec![("A".into(), "secret".into())]);
         assert_eq!(env, ["B=2", "P=p", "A=secret"]);
