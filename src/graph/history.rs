@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::dockerfile::Healthcheck;
+use crate::oci::config::Healthcheck as ConfigHealthcheck;
+
 /// Writes a RUN as BuildKit's `runCommandString` does: `|N NAME=value … args`.
 pub(super) fn run_history(
     args: &[String],
@@ -92,6 +95,39 @@ pub(super) fn go_duration(nanoseconds: i64) -> String {
         }
     };
     format!("{sign}{text}")
+}
+
+/// Understands a HEALTHCHECK: what the configuration says, and what history does.
+pub(super) fn healthcheck(check: &Healthcheck) -> (Option<ConfigHealthcheck>, String) {
+    let config = match check {
+        Healthcheck::None => ConfigHealthcheck {
+            test: Some(vec!["NONE".to_owned()]),
+            ..ConfigHealthcheck::default()
+        },
+        Healthcheck::Check { test, interval, timeout, start_period, start_interval, retries } => {
+            let mut words = vec![if test.is_exec() { "CMD" } else { "CMD-SHELL" }.to_owned()];
+            words.extend(test.words());
+            ConfigHealthcheck {
+                test: Some(words),
+                interval: interval.unwrap_or(0),
+                timeout: timeout.unwrap_or(0),
+                start_period: start_period.unwrap_or(0),
+                start_interval: start_interval.unwrap_or(0),
+                retries: retries.map_or(0, i64::from),
+                ..ConfigHealthcheck::default()
+            }
+        }
+    };
+    let text = format!(
+        "HEALTHCHECK {{Test:[{}] Interval:{} Timeout:{} StartPeriod:{} StartInterval:{} Retries:{}}}",
+        config.test.as_deref().unwrap_or_default().join(" "),
+        go_duration(config.interval),
+        go_duration(config.timeout),
+        go_duration(config.start_period),
+        go_duration(config.start_interval),
+        config.retries
+    );
+    (Some(config), text)
 }
 
 #[cfg(test)]

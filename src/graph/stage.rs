@@ -3,14 +3,14 @@
 
 use crate::dockerfile::value::{parse_port, parse_signal};
 use crate::dockerfile::{
-    ArgDefinition, ChmodSpec, Command, Diagnostic, Form, Healthcheck, Instruction, KeyValue,
+    ArgDefinition, ChmodSpec, Command, Diagnostic, Form, Instruction, KeyValue,
     Network as NetworkFlag, Run as RunInstruction, Script, Source, Span, Transfer, Word, expand,
 };
-use crate::oci::config::{Healthcheck as ConfigHealthcheck, History};
+use crate::oci::config::History;
 use crate::oci::{ImageConfig, Platform};
 
 use super::add::remote_source;
-use super::history::{go_duration, quoted, run_history, summary};
+use super::history::{healthcheck, quoted, run_history, summary};
 use super::plan::{Base, Failure, Planner, PlatformPlan, set};
 use super::refuse::refuse_run;
 use super::remote::{self, Remote};
@@ -262,7 +262,11 @@ impl Walk<'_, '_> {
                 state.config.config.shell = Some(words);
                 push_history(&mut state.config, text, false);
             }
-            Command::Healthcheck(check) => healthcheck(state, check),
+            Command::Healthcheck(check) => {
+                let text;
+                (state.config.config.healthcheck, text) = healthcheck(check);
+                push_history(&mut state.config, text, false);
+            }
             Command::Cmd(form) => {
                 let args = with_shell(&state.config, form);
                 push_history(&mut state.config, format!("CMD {}", quoted(&args)), false);
@@ -765,39 +769,6 @@ fn with_shell(config: &ImageConfig, form: &Form) -> Vec<String> {
         Form::Exec(_) => form.words(),
         Form::Shell(_) => shell(config, form.words().join(" ")),
     }
-}
-
-fn healthcheck(state: &mut StageState, check: &Healthcheck) {
-    let config = match check {
-        Healthcheck::None => ConfigHealthcheck {
-            test: Some(vec!["NONE".to_owned()]),
-            ..ConfigHealthcheck::default()
-        },
-        Healthcheck::Check { test, interval, timeout, start_period, start_interval, retries } => {
-            let mut words = vec![if test.is_exec() { "CMD" } else { "CMD-SHELL" }.to_owned()];
-            words.extend(test.words());
-            ConfigHealthcheck {
-                test: Some(words),
-                interval: interval.unwrap_or(0),
-                timeout: timeout.unwrap_or(0),
-                start_period: start_period.unwrap_or(0),
-                start_interval: start_interval.unwrap_or(0),
-                retries: retries.map_or(0, i64::from),
-                ..ConfigHealthcheck::default()
-            }
-        }
-    };
-    let text = format!(
-        "HEALTHCHECK {{Test:[{}] Interval:{} Timeout:{} StartPeriod:{} StartInterval:{} Retries:{}}}",
-        config.test.as_deref().unwrap_or_default().join(" "),
-        go_duration(config.interval),
-        go_duration(config.timeout),
-        go_duration(config.start_period),
-        go_duration(config.start_interval),
-        config.retries
-    );
-    state.config.config.healthcheck = Some(config);
-    push_history(&mut state.config, text, false);
 }
 
 #[cfg(test)]

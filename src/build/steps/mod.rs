@@ -2,6 +2,7 @@
 //! identity of what a COPY or a bind mount selects.
 
 pub mod copy;
+mod host;
 pub mod run;
 mod ssh;
 

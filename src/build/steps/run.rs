@@ -16,7 +16,7 @@ use crate::layer::toc::KindRef;
 use crate::layer::tree::Tree;
 use crate::layer::{Entry, Kind as EntryKind, LayerId, RootPath};
 use crate::oci::Digest;
-use crate::sandbox::{self, Access, RunSpec, Session, cdi};
+use crate::sandbox::{self, Access, RunSpec, Session};
 use crate::snapshot::{self, DiffOptions, StubKind, TreeWriter};
 use crate::store::{MountGuard, MountId, Sharing};
 
@@ -24,26 +24,6 @@ use super::copy::digested;
 use super::ssh::AgentSocket;
 use super::{copy_failure, select};
 
-/// Where the certificates of `--ca-cert` lie in a step.
-const CA_BUNDLE: &str = "/dev/ca-certificates.crt";
-/// Where distributions keep what they trust (as Go's crypto/x509 looks for it).
-const CA_BUNDLES: [&str; 5] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
-/// What OpenSSL and Go, Python's requests, pip, Node, git, curl and cargo read.
-const CA_VARIABLES: [&str; 7] = [
-    "SSL_CERT_FILE",
-    "REQUESTS_CA_BUNDLE",
-    "PIP_CERT",
-    "NODE_EXTRA_CA_CERTS",
-    "GIT_SSL_CAINFO",
-    "CURL_CA_BUNDLE",
-    "CARGO_HTTP_CAINFO",
-];
 /// How much of a failing step's output is kept to be shown again.
 const TAIL: usize = 16 << 10;
 /// How many of its lines.
@@ -348,20 +328,20 @@ fn environment(run: &graph::Run, secrets: Vec<(String, String)>) -> Vec<String> 
 }
 
 /// The mounts of one RUN, as they are gathered.
-struct Mounts<'m> {
-    conductor: &'m Conductor<'m>,
+pub(super) struct Mounts<'m> {
+    pub(super) conductor: &'m Conductor<'m>,
     session: &'m Session,
     node: NodeId,
     staging: &'m Path,
-    list: Vec<sandbox::Mount>,
+    pub(super) list: Vec<sandbox::Mount>,
     stubs: Vec<(RootPath, StubKind)>,
-    env: Vec<(String, String)>,
+    pub(super) env: Vec<(String, String)>,
     guards: Vec<MountGuard>,
     agents: Vec<AgentSocket>,
 }
 
 impl Mounts<'_> {
-    fn push(&mut self, target: &str, stub: StubKind, kind: sandbox::MountKind) {
+    pub(super) fn push(&mut self, target: &str, stub: StubKind, kind: sandbox::MountKind) {
         self.stubs.push((RootPath::from(target), stub));
         self.list.push(sandbox::Mount { target: target.to_owned(), kind });
     }
@@ -374,76 +354,6 @@ impl Mounts<'_> {
         for mount in name_files(&self.conductor.build.options) {
             self.push(&mount.target, StubKind::File, mount.kind);
         }
-    }
-
-    /// Gives the step its devices: nodes, files and variables, as their specifications say.
-    fn devices(&mut self, run: &graph::Run) -> Result<(), Failure> {
-        if run.devices.is_empty() {
-            return Ok(());
-        }
-        let build = self.conductor.build;
-        let edits = cdi::Devices::read(&build.options.cdi_dirs)
-            .and_then(|devices| devices.edits(&run.devices))
-            .map_err(|error| Failure::of(Kind::Step, "", &error).with_hint(error.hint()))?;
-        for hook in edits.hooks {
-            let text = format!("the device's hook {hook} is not run: hooks are for runtimes");
-            build.watch.event(Event::Warning(text));
-        }
-        for (target, source) in edits.nodes {
-            self.push(&target, StubKind::File, sandbox::MountKind::Device { source });
-        }
-        for mount in edits.mounts {
-            let kind = std::fs::metadata(&mount.source).map_err(|error| {
-                let what = format!("cannot mount {} for a device", mount.source.display());
-                Failure::of(Kind::Host, &what, &error)
-            })?;
-            let stub = if kind.is_dir() { StubKind::Dir } else { StubKind::File };
-            let access = if mount.read_only { Access::ReadOnly } else { Access::ReadWrite };
-            let kind =
-                sandbox::MountKind::Bind { source: mount.source, subpath: String::new(), access };
-            self.push(&mount.target, stub, kind);
-        }
-        self.env.extend(edits.env);
-        Ok(())
-    }
-
-    /// Mounts the certificates of `--ca-cert`, with those that the image (else the host) trusts
-    /// already, and points the usual variables at them where the Dockerfile does not set them. Never
-    /// part of a layer or a key.
-    fn ca_certs(
-        &mut self,
-        run: &graph::Run,
-        layers: &[LayerId],
-        tree: &Tree,
-    ) -> Result<(), Failure> {
-        let Some(ca_certs) = &self.conductor.build.options.ca_certs else { return Ok(()) };
-        let mut bundle = Vec::new();
-        if !tree.layers().is_empty() {
-            for path in CA_BUNDLES {
-                if let Some(found) = self.conductor.layers.read(layers, tree, path)?
-                    && !found.is_empty()
-                {
-                    bundle = found;
-                    break;
-                }
-            }
-        }
-        if bundle.is_empty() {
-            bundle.clone_from(&ca_certs.system);
-        }
-        if !bundle.is_empty() && !bundle.ends_with(b"\n") {
-            bundle.push(b'\n');
-        }
-        bundle.extend_from_slice(&ca_certs.added);
-        let kind = sandbox::MountKind::File { bytes: bundle, mode: 0o444, uid: 0, gid: 0 };
-        // Below /dev, which is a file system of the sandbox: no stub, whatever the image has.
-        self.list.push(sandbox::Mount { target: CA_BUNDLE.to_owned(), kind });
-        for name in CA_VARIABLES {
-            if !run.env.iter().any(|(known, _)| known == name) {
-                self.env.push((name.to_owned(), CA_BUNDLE.to_owned()));
-            }
-        }
-        Ok(())
     }
 
     fn script(&mut self, script: &graph::Inline) {
