@@ -1,6 +1,6 @@
-//! The checks: [`Rule`] names all of BuildKit's, [`CheckOptions`] says which are on.
+//! The checks: [`Rule`] names all of BuildKit's and our own, [`CheckOptions`] says which are on.
 //!
-//! Names, defaults and the `skip=`, `experimental=`, `error=` options are BuildKit's
+//! Of BuildKit's checks names, defaults and the `skip=`, `experimental=`, `error=` options are BuildKit's
 //! (`frontend/dockerfile/linter/`), so that existing `# check=` lines keep their meaning.
 
 /// A check that `# check=skip=NAME` can turn off.
@@ -50,10 +50,18 @@ pub enum Rule {
     ExposeProtoCasing,
     /// An address or a host port in EXPOSE.
     ExposeInvalidFormat,
+    /// A compiler or the like runs under an emulator, where it could run natively.
+    EmulatedCompile,
+    /// A RUN repeats files of lower layers with other owners or modes only.
+    RepeatedFiles,
+    /// A RUN leaves the cache of a package manager in its layer.
+    PackageCache,
+    /// The value of a secret is in a file of a layer.
+    SecretInLayer,
 }
 
 impl Rule {
-    /// All rules, in BuildKit's order.
+    /// All of BuildKit's rules, in its order.
     pub const ALL: [Rule; 22] = [
         Rule::StageNameCasing,
         Rule::FromAsCasing,
@@ -79,6 +87,15 @@ impl Rule {
         Rule::ExposeInvalidFormat,
     ];
 
+    /// The checks that only lapstrake makes.
+    pub const OWN: [Rule; 4] =
+        [Rule::EmulatedCompile, Rule::RepeatedFiles, Rule::PackageCache, Rule::SecretInLayer];
+
+    /// Gives BuildKit's rules and then our own.
+    pub fn every() -> impl Iterator<Item = Rule> {
+        Rule::ALL.into_iter().chain(Rule::OWN)
+    }
+
     /// Gives the name for `# check=skip=`.
     pub fn name(self) -> &'static str {
         self.row().0
@@ -96,7 +113,7 @@ impl Rule {
 
     /// Gives the page that explains it.
     pub fn url(self) -> Option<String> {
-        if self == Rule::InvalidBaseImagePlatform {
+        if self == Rule::InvalidBaseImagePlatform || Rule::OWN.contains(&self) {
             return None;
         }
         let mut slug = String::new();
@@ -111,7 +128,51 @@ impl Rule {
 
     /// Finds a rule by its name; case matters.
     pub fn from_name(name: &str) -> Option<Rule> {
-        Rule::ALL.into_iter().find(|rule| rule.name() == name)
+        Rule::every().find(|rule| rule.name() == name)
+    }
+
+    /// Says in one sentence what the check is about.
+    pub fn description(self) -> &'static str {
+        match self {
+            Rule::StageNameCasing => "Stage names are best written in lower case",
+            Rule::FromAsCasing => "AS is best written in the case of its FROM",
+            Rule::NoEmptyContinuation => "A continued instruction should hold no blank line",
+            Rule::ConsistentInstructionCasing => "All keywords should have the same case",
+            Rule::DuplicateStageName => "Each stage should have a name of its own",
+            Rule::ReservedStageName => "`scratch` and `context` mean something else already",
+            Rule::JsonArgsRecommended => "CMD and ENTRYPOINT in JSON form let signals arrive",
+            Rule::MaintainerDeprecated => "MAINTAINER is deprecated, a label says the same",
+            Rule::UndefinedArgInFrom => "FROM should use ARGs that are declared above it",
+            Rule::WorkdirRelativePath => {
+                "A relative WORKDIR depends on where the base image happens to end"
+            }
+            Rule::UndefinedVar => "Variables should be defined before they are used",
+            Rule::MultipleInstructionsDisallowed => {
+                "Only the last CMD, ENTRYPOINT and HEALTHCHECK of a stage count"
+            }
+            Rule::LegacyKeyValueFormat => "ENV and LABEL are best written with `=`",
+            Rule::InvalidBaseImagePlatform => "The base image is for another platform",
+            Rule::RedundantTargetPlatform => "The target platform is the default of FROM",
+            Rule::SecretsUsedInArgOrEnv => "What ARG and ENV hold stays readable in the image",
+            Rule::InvalidDefaultArgInFrom => {
+                "Without build arguments, FROM should name a valid image all the same"
+            }
+            Rule::FromPlatformFlagConstDisallowed => {
+                "A constant `--platform` ignores the platform that is built for"
+            }
+            Rule::CopyIgnoredFile => "The ignore file leaves out what is to be copied",
+            Rule::InvalidDefinitionDescription => {
+                "A comment right above FROM or ARG should describe the name defined there"
+            }
+            Rule::ExposeProtoCasing => "Protocols in EXPOSE are best written in lower case",
+            Rule::ExposeInvalidFormat => "EXPOSE takes ports of the container only",
+            Rule::EmulatedCompile => "A compiler is best run natively, as a cross compiler",
+            Rule::RepeatedFiles => {
+                "A change of owner or mode in a RUN stores the files a second time"
+            }
+            Rule::PackageCache => "The cache of a package manager is of no use in a layer",
+            Rule::SecretInLayer => "A secret in a layer can be read by all who have the image",
+        }
     }
 
     fn row(self) -> (&'static str, &'static str) {
@@ -138,6 +199,10 @@ impl Rule {
             Rule::InvalidDefinitionDescription => ("InvalidDefinitionDescription", "W0120"),
             Rule::ExposeProtoCasing => ("ExposeProtoCasing", "W0121"),
             Rule::ExposeInvalidFormat => ("ExposeInvalidFormat", "W0122"),
+            Rule::EmulatedCompile => ("EmulatedCompile", "W0151"),
+            Rule::RepeatedFiles => ("RepeatedFiles", "W0152"),
+            Rule::PackageCache => ("PackageCache", "W0153"),
+            Rule::SecretInLayer => ("SecretInLayer", "E0154"),
         }
     }
 }

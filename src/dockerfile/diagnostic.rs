@@ -139,9 +139,9 @@ pub const CODES: [(&str, &str); 47] = [
 
 /// Says what a code means.
 pub fn explain(code: &str) -> Option<String> {
-    if let Some(rule) = Rule::ALL.into_iter().find(|rule| rule.code() == code) {
+    if let Some(rule) = Rule::every().find(|rule| rule.code() == code) {
         let see = rule.url().map_or(String::new(), |url| format!(" See {url}"));
-        return Some(format!("The check {}.{see}", rule.name()));
+        return Some(format!("The check {}: {}.{see}", rule.name(), rule.description()));
     }
     let found = CODES.iter().find(|(known, _)| *known == code);
     found.map(|(_, meaning)| (*meaning).to_owned())

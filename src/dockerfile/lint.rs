@@ -1,9 +1,10 @@
 //! The checks that need nothing but the file.
 //!
-//! Left to the graph, which knows values of variables, base images and the context: UndefinedVar,
-//! UndefinedArgInFrom, InvalidDefaultArgInFrom, InvalidBaseImagePlatform, CopyIgnoredFile, and the
-//! EXPOSE checks of words with variables. Unlike BuildKit, which checks what it builds, all stages are
-//! looked at.
+//! Left to `graph::check`, which knows values of variables and base images: UndefinedVar,
+//! UndefinedArgInFrom, InvalidDefaultArgInFrom, InvalidBaseImagePlatform, and the EXPOSE and WORKDIR
+//! checks of words with variables; and to `build::advice`, which knows the context: CopyIgnoredFile.
+//! All stages are looked at here. BuildKit checks most things only in the stages that it builds;
+//! `graph::check::settle` takes out what was found in others.
 //!
 //! Start reading at [`run`].
 
@@ -157,7 +158,7 @@ impl Linter<'_> {
         }
         let Some(platform) = &from.platform else { return };
         let text = platform.text.as_str();
-        if matches!(text, "$TARGETPLATFORM" | "${TARGETPLATFORM}") {
+        if is_target_platform(text) {
             let message = "the target platform is the default".to_owned();
             let help = Some("leave `--platform` out".to_owned());
             let span = platform.span;
@@ -165,7 +166,7 @@ impl Linter<'_> {
         } else if !text.contains('$') {
             let name = from.alias.as_ref().map_or("", |alias| alias.name.as_str());
             let mut parts = text.split('/').take(2).filter(|part| !part.is_empty());
-            if !parts.any(|part| name.contains(part)) {
+            if !parts.any(|part| name.contains(part) || name.contains(usual_name(part))) {
                 let message = format!("the platform `{text}` is fixed, whatever is built for");
                 let rule = Rule::FromPlatformFlagConstDisallowed;
                 self.report(instruction, rule, platform.span, message);
@@ -304,6 +305,25 @@ impl Linter<'_> {
             }
             _ => {}
         }
+    }
+}
+
+/// Says whether a word is the target platform and nothing else, as `${TARGETPLATFORM:-…}` is too.
+fn is_target_platform(text: &str) -> bool {
+    const VALUE: &str = "os/arch";
+    let env = vec![("TARGETPLATFORM".to_owned(), VALUE.to_owned())];
+    let expanded = expand_words(text, &env, super::ast::Escape::Backslash);
+    expanded.is_ok_and(|word| word.text == VALUE && word.used.len() == 1 && word.unset.is_empty())
+}
+
+/// Gives the name that platforms use for an architecture which other programs name otherwise.
+fn usual_name(part: &str) -> &str {
+    match part {
+        "x86_64" | "x86-64" => "amd64",
+        "aarch64" => "arm64",
+        "armhf" | "armel" => "arm",
+        "i386" | "i486" | "i586" | "i686" => "386",
+        other => other,
     }
 }
 

@@ -74,13 +74,19 @@ impl Parsed {
 
 /// Parses a Dockerfile.
 pub fn parse(source: &[u8]) -> Parsed {
-    parser::parse(source, parser::Scope::File)
+    parser::parse(source, parser::Scope::File, None)
+}
+
+/// Parses a Dockerfile with `check` in the place of its check directive, as BuildKit does for the
+/// build argument BUILDKIT_DOCKERFILE_CHECK.
+pub fn parse_with(source: &[u8], check: Option<CheckOptions>) -> Parsed {
+    parser::parse(source, parser::Scope::File, check)
 }
 
 /// Parses a trigger from an image's config (`Config.OnBuild`): exactly one instruction, which is
 /// neither FROM, MAINTAINER nor ONBUILD. Spans count from the start of the trigger.
 pub fn parse_trigger(trigger: &str) -> Parsed {
-    let mut parsed = parser::parse(trigger.as_bytes(), parser::Scope::Trigger);
+    let mut parsed = parser::parse(trigger.as_bytes(), parser::Scope::Trigger, None);
     let mut report = |code, span, message| {
         parsed.diagnostics.push(Diagnostic::error(code, span, message));
     };

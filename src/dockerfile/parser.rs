@@ -28,15 +28,16 @@ pub enum Scope {
     Trigger,
 }
 
-/// Parses a file or a trigger.
-pub fn parse(bytes: &[u8], scope: Scope) -> Parsed {
+/// Parses a file or a trigger. `check` takes the place of the check directive.
+pub fn parse(bytes: &[u8], scope: Scope, check: Option<CheckOptions>) -> Parsed {
     let source = match source::decode(bytes) {
         Ok(source) => source,
         Err(diagnostic) => return Parsed { diagnostics: vec![diagnostic], ..Parsed::default() },
     };
     let mut parser = Parser {
         reader: Reader { source: &source.text, at: source.start },
-        directives: Directives::default(),
+        directives: Directives { check: check.clone().unwrap_or_default(), ..Default::default() },
+        given_check: check.is_some(),
         seen: Vec::new(),
         top: Top::Directives,
         instructions: Vec::new(),
@@ -75,6 +76,8 @@ enum Top {
 struct Parser<'a> {
     reader: Reader<'a>,
     directives: Directives,
+    /// The checks were chosen from outside, the directive does not count.
+    given_check: bool,
     /// The directives that were given.
     seen: Vec<&'static str>,
     top: Top,
@@ -188,7 +191,9 @@ impl Parser<'_> {
             _ => match CheckOptions::parse(value.text.split(' ').next().unwrap_or_default()) {
                 Ok(options) => {
                     self.diagnostics.extend(unknown_checks(&options, value.span));
-                    self.directives.check = options;
+                    if !self.given_check {
+                        self.directives.check = options;
+                    }
                 }
                 Err(why) => self.diagnostics.push(Diagnostic::error("E0107", value.span, why)),
             },
@@ -462,9 +467,9 @@ fn unknown_checks(options: &CheckOptions, span: Span) -> Vec<Diagnostic> {
     let unknown = names.filter(|name| Rule::from_name(name).is_none() && !name.is_empty());
     let warn = |name: &String| {
         let warning = format!("there is no check named `{}`", shorten(name));
-        let found = Rule::ALL.into_iter().find(|rule| rule.name().eq_ignore_ascii_case(name));
+        let found = Rule::every().find(|rule| rule.name().eq_ignore_ascii_case(name));
         let found =
-            found.map(Rule::name).or_else(|| suggest(name, Rule::ALL.map(Rule::name), true));
+            found.map(Rule::name).or_else(|| suggest(name, Rule::every().map(Rule::name), true));
         Diagnostic::warning("W0206", span, warning).with_suggestion(found)
     };
     unknown.map(warn).collect()

@@ -65,7 +65,9 @@ impl<'a> Painter<'a> {
             }
         };
         if let Some(help) = &diagnostic.help {
-            group = group.element(Level::HELP.message(clean(help)));
+            // Some show lines to write.
+            let lines: Vec<Cow<'_, str>> = help.lines().map(clean).collect();
+            group = group.element(Level::HELP.message(lines.join("\n")));
         }
         if let Some(rule) = diagnostic.rule {
             let note = match rule.url() {
