@@ -12,10 +12,12 @@
 //! | `image.rs` | configs, manifests and the index of the results |
 //! | `rootfs.rs` | results as files: `type=local`, `type=tar` |
 //! | `shell.rs` | a shell in the root file system of a step |
+//! | `advice.rs` | checks that need the context, a platform or a layer |
 //! | `event.rs`, `error.rs` | what the user hears of it |
 //!
 //! Start reading at [`Build::run`].
 
+pub mod advice;
 pub mod bases;
 pub mod conductor;
 pub mod copy;

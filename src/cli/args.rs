@@ -141,6 +141,12 @@ pub struct BuildArgs {
     /// Trust these certificates (PEM) in RUN steps, for ADD and for registries; in no layer (repeatable)
     #[arg(long, value_name = "FILE")]
     pub ca_cert: Vec<PathBuf>,
+    /// Check the Dockerfile and build nothing; short for --call=check
+    #[arg(long)]
+    pub check: bool,
+    /// What to do with the Dockerfile: build, check, outline, targets; …,format=json for programs
+    #[arg(long, value_name = "METHOD[,format=json]")]
+    pub call: Option<String>,
     /// How to show progress
     #[arg(long, value_name = "STYLE", default_value = "auto")]
     pub progress: ProgressArg,
@@ -204,10 +210,6 @@ pub struct RefusedArgs {
     pub cache_to: Vec<String>,
     #[arg(long, hide = true)]
     pub annotation: Vec<String>,
-    #[arg(long, hide = true)]
-    pub check: bool,
-    #[arg(long, hide = true)]
-    pub call: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
     pub provenance: Option<Option<String>>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]

@@ -25,9 +25,9 @@ use crate::ui::progress::{Progress, Style};
 use super::args::{BuildArgs, IsolationArg, LogFormat, OnErrorArg, ProgressArg, Pull};
 use super::environment::Environment;
 use super::options::{self, Output, OutputKind};
-use super::privilege;
 use super::report::{Exit, Report, Result};
 use super::sources::{self, Main, Opened};
+use super::{call, privilege};
 
 /// Everything of the command line, checked.
 struct Plan {
@@ -77,6 +77,8 @@ fn run_build(args: &BuildArgs, env: &Environment, shell: Option<&str>) -> Result
     let lookup = |name: &str| env.variable(name);
     let mut build_args = options::build_args(&args.build_arg, &lookup)?;
     let epoch = epoch(&mut build_args, env)?;
+    let call = call::requested(args)?;
+    let checks = call::checks(&build_args)?;
     let main = Main::parse(args, env)?;
     let early = match main.needs_store(args) {
         true => Some(Opened::new(args, env)?),
@@ -93,7 +95,7 @@ fn run_build(args: &BuildArgs, env: &Environment, shell: Option<&str>) -> Result
         (_, ProgressArg::Plain) => Style::Plain,
         (_, ProgressArg::Rawjson) => Style::RawJson,
     };
-    let parsed = dockerfile::parse(&source.bytes);
+    let parsed = dockerfile::parse_with(&source.bytes, checks);
     let painter = Painter::new(&source.name, &parsed.dockerfile.source, env.colour);
     let draw = |diagnostic: &Diagnostic| painter.paint(diagnostic);
     let place = source.shown_from(&env.cwd);
@@ -106,6 +108,12 @@ fn run_build(args: &BuildArgs, env: &Environment, shell: Option<&str>) -> Result
         }
     };
     let quiet = style == Style::Quiet || style == Style::RawJson;
+    let page = call::Page { env, name: &source.name, dockerfile: &parsed.dockerfile, draw: &draw };
+    if let Some(call) = &call
+        && let Some(result) = call::of_file(call, &page, &parsed)
+    {
+        return result;
+    }
     if parsed.has_errors() {
         let errors = || parsed.diagnostics.iter().filter(|found| found.is_error());
         let drawn: Vec<String> = errors().map(draw).collect();
@@ -113,9 +121,6 @@ fn run_build(args: &BuildArgs, env: &Environment, shell: Option<&str>) -> Result
         report.excerpt = Some(drawn.join("\n"));
         report.annotation = Some(errors().map(annotate).collect());
         return Err(report);
-    }
-    if !quiet {
-        parsed.diagnostics.iter().for_each(warn);
     }
     let opened = match early {
         Some(opened) => opened,
@@ -142,8 +147,25 @@ fn run_build(args: &BuildArgs, env: &Environment, shell: Option<&str>) -> Result
         no_cache_stages: args.no_cache_filter.clone(),
         network: options::network(args.network),
         allow: privilege::allow(&args.allow)?,
+        all_stages: call.is_some() && args.target.is_none(),
     };
-    let graph = graph::plan(&parsed.dockerfile, &request, &mut bases).map_err(|failure| {
+    if let Some(call) = &call {
+        let ask = args.pull.is_some() && !args.offline;
+        return call::of_plan(
+            call,
+            &page,
+            parsed.diagnostics.clone(),
+            &request,
+            &mut bases,
+            ask,
+            &contexts.open,
+        );
+    }
+    let planned = graph::plan(&parsed.dockerfile, &request, &mut bases);
+    if planned.is_err() && !quiet {
+        parsed.diagnostics.iter().for_each(warn);
+    }
+    let mut graph = planned.map_err(|failure| {
         let exit = match failure.exit {
             ResolveExit::Usage => Exit::Usage,
             ResolveExit::Network => Exit::Network,
@@ -153,8 +175,9 @@ fn run_build(args: &BuildArgs, env: &Environment, shell: Option<&str>) -> Result
         report.annotation = Some(annotate(&failure.diagnostic));
         report
     })?;
+    let warnings = call::warnings(&parsed, &mut graph, &contexts.open);
     if !quiet {
-        for warning in &graph.warnings {
+        for warning in &warnings {
             if warning.span.is_empty() {
                 let help = warning.help.as_ref().map_or(String::new(), |help| format!("; {help}"));
                 env.say(&format!("warning: {}{help}\n", warning.message));
@@ -163,6 +186,7 @@ fn run_build(args: &BuildArgs, env: &Environment, shell: Option<&str>) -> Result
             }
         }
     }
+    call::refuse_findings(&parsed.dockerfile, &warnings)?;
     let progress = Progress::new(style, !env.colour);
     let build = Build {
         store: &store,

@@ -6,6 +6,7 @@
 
 pub mod args;
 mod build;
+mod call;
 mod doctor;
 mod environment;
 mod images;

@@ -175,7 +175,7 @@ fn compression(name: &str, level: Option<u32>) -> Result<Compression> {
 }
 
 /// Splits `a=b,"c=d,e"` as buildx does (CSV): quoted fields may hold commas.
-fn fields(text: &str) -> Vec<(String, String)> {
+pub(super) fn fields(text: &str) -> Vec<(String, String)> {
     let mut out = Vec::new();
     let mut field = String::new();
     let mut quoted = false;
@@ -446,31 +446,19 @@ pub fn network(mode: NetworkMode) -> Network {
 
 /// Refuses what buildx has and lapstrake does not yet.
 pub fn refuse(args: &BuildArgs) -> Result<()> {
-    let RefusedArgs {
-        load,
-        cache_from,
-        cache_to,
-        annotation,
-        check,
-        call,
-        provenance,
-        sbom,
-        attest,
-        builder,
-    } = &args.refused;
+    let RefusedArgs { load, cache_from, cache_to, annotation, provenance, sbom, attest, builder } =
+        &args.refused;
     let off = |value: &Option<Option<String>>| {
         matches!(value, None | Some(Some(_)))
             && value.as_ref().is_none_or(|value| {
                 value.as_deref().is_some_and(|value| matches!(value, "false" | "0"))
             })
     };
-    let refused: [(bool, &str, &str); 10] = [
+    let refused: [(bool, &str, &str); 8] = [
         (*load, "--load", "write -o type=docker,dest=app.tar and run `docker load -i app.tar`"),
         (!cache_from.is_empty(), "--cache-from", "keep the store (--root) from build to build"),
         (!cache_to.is_empty(), "--cache-to", "keep the store (--root) from build to build"),
         (!annotation.is_empty(), "--annotation", "use --label"),
-        (*check, "--check", "errors and warnings of a Dockerfile are shown by every build"),
-        (call.is_some(), "--call", "leave it out"),
         (!off(provenance), "--provenance", "leave it out: no attestation is made"),
         (!off(sbom), "--sbom", "leave it out: no attestation is made"),
         (!attest.is_empty(), "--attest", "leave it out: no attestation is made"),

@@ -23,9 +23,11 @@
 
 mod add;
 pub mod args;
+pub mod check;
 mod history;
 pub mod key;
 mod mount;
+pub mod outline;
 mod plan;
 mod refuse;
 pub mod remote;
@@ -55,6 +57,8 @@ pub struct Graph {
     pub outputs: Vec<Output>,
     /// Remarks of planning that do not stop the build.
     pub warnings: Vec<Diagnostic>,
+    /// What decides about findings of the file alone.
+    pub checks: check::Facts,
 }
 
 /// One step.
@@ -283,6 +287,9 @@ pub struct Inline {
     pub data: String,
 }
 
+/// [`BaseImage::handle`] of an image that nobody could look at, so that its config is a guess.
+pub const UNKNOWN: usize = usize::MAX;
+
 /// A base image, resolved for one platform.
 #[derive(Debug, Clone)]
 pub struct BaseImage {
@@ -381,6 +388,8 @@ pub struct Request {
     pub network: Network,
     /// `--allow`.
     pub allow: Allow,
+    /// Plan all stages and not only those that the target needs (`--check`).
+    pub all_stages: bool,
 }
 
 /// What instructions may ask for only when the user allows it (BuildKit's entitlements).

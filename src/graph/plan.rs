@@ -17,7 +17,7 @@ use super::remote::{Remote, printable};
 use super::stage::StageState;
 use super::{
     BaseImage, Copy, Graph, Inline, Node, NodeId, Op, Output, Request, ResolveError, ResolveExit,
-    Resolved, Resolver, args,
+    Resolved, Resolver, args, check,
 };
 
 /// Why there is no plan.
@@ -67,6 +67,7 @@ pub fn plan(
         images: HashMap::new(),
     };
     let target = planner.target()?;
+    check::froms(&mut planner, &platforms[0]);
     for platform in platforms {
         planner.plan_platform(platform, target)?;
     }
@@ -199,6 +200,9 @@ impl<'a> Planner<'a> {
         let mut plan =
             PlatformPlan { target, globals, prepared: BTreeMap::new(), states: HashMap::new() };
         let mut todo = vec![target_stage];
+        if self.request.all_stages {
+            todo.extend(0..self.stages.len());
+        }
         while let Some(index) = todo.pop() {
             if plan.prepared.contains_key(&index) {
                 continue;
@@ -216,6 +220,7 @@ impl<'a> Planner<'a> {
                     }
                 }
             }
+            self.graph.checks.reach(index, &prepared.base, &self.graph.images);
             plan.prepared.insert(index, prepared);
         }
         let order: Vec<usize> = plan.prepared.keys().copied().collect();
@@ -277,9 +282,17 @@ impl<'a> Planner<'a> {
 
     /// Expands the ARGs before the first FROM (BuildKit: `buildMetaArgs`).
     fn global_args(&self, target: &Platform) -> Result<Vec<(String, String)>, Failure> {
+        self.global_args_with(target, &self.request.build_args)
+    }
+
+    /// The same with other values of ARGs; the automatic ones stay as the request has them.
+    pub fn global_args_with(
+        &self,
+        target: &Platform,
+        build_args: &BTreeMap<String, String>,
+    ) -> Result<Vec<(String, String)>, Failure> {
         let stage = self.request.target.clone().unwrap_or_default();
-        let build_args = &self.request.build_args;
-        let mut env = args::automatic(&self.host, target, &stage, build_args);
+        let mut env = args::automatic(&self.host, target, &stage, &self.request.build_args);
         for (_, definition) in self.dockerfile.global_args() {
             let name = &definition.name.text;
             let value = match (build_args.get(name), &definition.default) {
@@ -678,7 +691,7 @@ pub(super) fn set(env: &mut Vec<(String, String)>, name: &str, value: String) {
 }
 
 /// Gives what the `--from`s of an instruction name.
-fn froms(instruction: &Instruction) -> Vec<&Word> {
+pub(super) fn froms(instruction: &Instruction) -> Vec<&Word> {
     match &instruction.command {
         Command::Copy(copy) => copy.from.iter().collect(),
         Command::Run(run) => run.mounts.iter().filter_map(|mount| mount.from()).collect(),

@@ -14,7 +14,7 @@ use super::history::{healthcheck, quoted, run_history, summary};
 use super::plan::{Base, Failure, Planner, PlatformPlan, set};
 use super::refuse::refuse_run;
 use super::remote::{self, Remote};
-use super::{Copy, Inline, MountKind, Network, Node, NodeId, Op, Run, args};
+use super::{Copy, Inline, MountKind, Network, Node, NodeId, Op, Run, args, check};
 
 /// What BuildKit writes as comment of each history entry, so that tools tell them apart.
 const HISTORY_COMMENT: &str = "buildkit.dockerfile.v0";
@@ -30,11 +30,13 @@ pub(super) struct StageState {
     /// ENV and ARG as a RUN sees them.
     pub env: Vec<(String, String)>,
     /// Declared ARGs, for history.
-    build_args: Vec<(String, Option<String>)>,
+    pub build_args: Vec<(String, Option<String>)>,
     pub platform: Platform,
     pub base: Option<usize>,
     pub base_history: usize,
     cmd_set: bool,
+    /// A WORKDIR of this file was seen.
+    pub workdir_set: bool,
 }
 
 /// What the instructions of one stage need besides its state.
@@ -90,7 +92,9 @@ impl Planner<'_> {
         let mut walk =
             Walk { planner: self, plan, index, name, done: usize::from(has_base), total, no_cache };
         for (instruction, triggered) in instructions {
+            check::instruction(walk.planner, &state, instruction);
             walk.instruction(&mut state, instruction, triggered)?;
+            state.workdir_set |= matches!(instruction.command, Command::Workdir(_));
         }
         Ok(state)
     }
@@ -113,28 +117,10 @@ impl Planner<'_> {
             }
             Base::Image(image) => {
                 let node = self.image_node(*image, &prepared.platform, index);
-                let base = &self.graph.images[*image];
-                let mut config = base.config.clone();
+                let platform = check::base_platform(self, index, *image, &prepared.platform);
+                let mut config = self.graph.images[*image].config.clone();
                 config.created = None;
                 config.drop_legacy();
-                let mut platform = prepared.platform.clone();
-                let differs =
-                    config.architecture != platform.architecture || config.os != platform.os;
-                if differs && !config.architecture.is_empty() {
-                    // Programs of the image run where it was made for, whatever was asked for.
-                    let span = self.stages[index].from.image.span;
-                    let found = base.platform.to_string();
-                    self.graph.warnings.push(Diagnostic::lint(
-                        crate::dockerfile::Rule::InvalidBaseImagePlatform,
-                        span,
-                        format!(
-                            "base image {} was pulled with platform {found:?}, expected {:?}",
-                            base.name,
-                            platform.to_string()
-                        ),
-                    ));
-                    platform = base.platform.clone();
-                }
                 let base_history = config.history.len();
                 StageState {
                     node,
@@ -145,6 +131,7 @@ impl Planner<'_> {
                     base: Some(*image),
                     base_history,
                     cmd_set: false,
+                    workdir_set: false,
                 }
             }
             Base::Directory(context) => {
@@ -191,6 +178,7 @@ fn scratch(platform: &Platform) -> StageState {
         base: None,
         base_history: 0,
         cmd_set: false,
+        workdir_set: false,
     }
 }
 
