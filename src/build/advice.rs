@@ -4,16 +4,64 @@
 //! - EmulatedCompile, ours: a compiler runs under an emulator, with the lines that would run it
 //!   natively.
 //!
+//! What a layer shows once it is made is in `waste.rs` and `leak.rs`; [`Checks`] takes what they find.
+//!
 //! Start reading at [`ahead`].
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use crate::context::Context;
 use crate::dockerfile::{Command, Diagnostic, Dockerfile, Instruction, Rule, Source, Span, Stage};
 use crate::graph::{Graph, Node, Op, Run};
 use crate::oci::Platform;
 use crate::sandbox::Arch;
+
+use super::layers::lock;
+use super::waste::Costs;
+
+/// Which checks are wanted, and what those of layers found.
+#[derive(Debug)]
+pub struct Checks<'a> {
+    dockerfile: &'a Dockerfile,
+    found: Mutex<Vec<Diagnostic>>,
+}
+
+impl<'a> Checks<'a> {
+    /// Takes the file that is built, whose directives choose.
+    pub fn new(dockerfile: &'a Dockerfile) -> Checks<'a> {
+        Checks { dockerfile, found: Mutex::default() }
+    }
+
+    /// Says whether a check is wanted for a step.
+    pub fn allow(&self, rule: Rule, node: &Node) -> bool {
+        self.dockerfile.allows(rule, instruction_of(self.dockerfile, node))
+    }
+
+    /// Takes what was found in the layer of a step. Of several platforms the first is told.
+    pub fn add(&self, node: &Node, costs: &Costs) {
+        let mut found = lock(&self.found);
+        let span = match instruction_of(self.dockerfile, node) {
+            Some(instruction) => instruction.keyword_span,
+            None => node.span,
+        };
+        let told = found.len();
+        for finding in costs.findings(span) {
+            let Some(rule) = finding.rule else { continue };
+            let is_told = |other: &Diagnostic| other.rule == Some(rule) && other.span == span;
+            if self.allow(rule, node) && !found[..told].iter().any(is_told) {
+                found.push(finding);
+            }
+        }
+    }
+
+    /// Gives what was found, in the order of the file.
+    pub fn take(&self) -> Vec<Diagnostic> {
+        let mut found = std::mem::take(&mut *lock(&self.found));
+        found.sort_by_key(|finding| finding.span.start);
+        found
+    }
+}
 
 /// Makes the checks of this module.
 pub fn ahead(

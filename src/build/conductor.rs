@@ -17,7 +17,7 @@
 //!
 //! Start reading at [`Conductor::run`].
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::Instant;
 
@@ -29,7 +29,11 @@ use crate::store::StepRecord;
 use super::error::{Failure, Kind};
 use super::event::{Event, StepId, Work};
 use super::layers::{BlobForm, Layers, lock};
+use super::waste::Costs;
 use super::{Build, steps};
+
+/// What a step record calls the [`Costs`] of its layer.
+const COSTS: &str = "costs";
 
 /// What a node made.
 #[derive(Debug, Clone)]
@@ -86,6 +90,8 @@ pub struct Conductor<'a> {
     predicted: Vec<Option<TreeId>>,
     /// Key of each node, where it is known before it runs.
     keys: Vec<Option<Digest>>,
+    /// What the layers of RUNs could do without.
+    costs: Mutex<BTreeMap<NodeId, Costs>>,
 }
 
 impl<'a> Conductor<'a> {
@@ -98,6 +104,7 @@ impl<'a> Conductor<'a> {
             outcomes: graph.nodes.iter().map(|_| Mutex::new(None)).collect(),
             predicted: vec![None; graph.nodes.len()],
             keys: vec![None; graph.nodes.len()],
+            costs: Mutex::default(),
         }
     }
 
@@ -123,7 +130,12 @@ impl<'a> Conductor<'a> {
             }
         }
         self.announce(&needed);
-        self.execute(&needed, forms)
+        self.execute(&needed, forms)?;
+        let in_output = self.in_outputs();
+        for (&id, costs) in lock(&self.costs).iter().filter(|(id, _)| in_output[**id]) {
+            self.build.checks.add(&self.graph.nodes[id], costs);
+        }
+        Ok(())
     }
 
     /// Gives what a node made, once it has.
@@ -193,6 +205,11 @@ impl<'a> Conductor<'a> {
         }
         let record = self.build.store.steps().get(&key)?;
         let layer = record.layer?;
+        if let Some(costs) = record.extra.get(COSTS) {
+            // Costs of a shape that another version wrote are not told.
+            let costs = serde_json::from_value(costs.clone()).unwrap_or_default();
+            lock(&self.costs).insert(id, costs);
+        }
         self.layers.usable(&layer).then(|| below.with_layer(layer, record.created))
     }
 
@@ -552,7 +569,7 @@ impl<'a> Conductor<'a> {
             // A build was killed after the step was done and before that was recorded.
             let layer = LayerId::from_run_key(key);
             let created = self.build.options.now();
-            self.record(key, &layer, created)?;
+            self.record(id, key, &layer, created)?;
             return Ok((below.with_layer(layer, created), true));
         }
         self.build.watch.event(Event::Started { step: id });
@@ -570,13 +587,30 @@ impl<'a> Conductor<'a> {
             }
         };
         if let Some(key) = early {
-            self.record(key, &layer, created)?;
+            self.record(id, key, &layer, created)?;
         }
         Ok((below.with_layer(layer, created), false))
     }
 
-    fn record(&self, key: Digest, layer: &LayerId, created: i64) -> Result<(), Failure> {
-        let record = StepRecord { layer: Some(layer.clone()), created, ..StepRecord::default() };
+    /// Takes what the layer of a RUN could do without.
+    pub(super) fn weigh(&self, id: NodeId, costs: Costs) {
+        lock(&self.costs).insert(id, costs);
+    }
+
+    fn record(
+        &self,
+        id: NodeId,
+        key: Digest,
+        layer: &LayerId,
+        created: i64,
+    ) -> Result<(), Failure> {
+        let mut record =
+            StepRecord { layer: Some(layer.clone()), created, ..StepRecord::default() };
+        if let Some(costs) = lock(&self.costs).get(&id).filter(|costs| !costs.is_empty())
+            && let Ok(costs) = serde_json::to_value(costs)
+        {
+            record.extra.insert(COSTS.to_owned(), costs);
+        }
         self.build
             .store
             .steps()

@@ -12,7 +12,7 @@
 //! | `image.rs` | configs, manifests and the index of the results |
 //! | `rootfs.rs` | results as files: `type=local`, `type=tar` |
 //! | `shell.rs` | a shell in the root file system of a step |
-//! | `advice.rs` | checks that need the context, a platform or a layer |
+//! | `advice.rs`, `waste.rs`, `leak.rs` | checks that need the context, a platform or a layer |
 //! | `event.rs`, `error.rs` | what the user hears of it |
 //!
 //! Start reading at [`Build::run`].
@@ -27,11 +27,13 @@ pub mod files;
 pub mod glob;
 pub mod image;
 pub mod layers;
+pub mod leak;
 pub mod remotes;
 pub mod rootfs;
 pub mod shell;
 pub mod steps;
 pub mod users;
+pub mod waste;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -134,6 +136,8 @@ pub struct Build<'a> {
     pub options: Options,
     /// Who hears of it.
     pub watch: &'a dyn Watch,
+    /// Which checks of layers are wanted, and what they find.
+    pub checks: advice::Checks<'a>,
     /// Set when the user stops the build.
     pub cancel: &'a Cancel,
     /// Results are wanted as files (`type=local`, `type=tar`), or as a place for a shell.

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::build::advice::Checks;
 use crate::build::bases::{Bases, Pull as PullPolicy};
 use crate::build::conductor::Conductor;
 use crate::build::event::{Event, Work};
@@ -30,13 +31,15 @@ use super::sources::{self, Main, Opened};
 use super::{call, privilege};
 
 /// Everything of the command line, checked.
-struct Plan {
+struct Plan<'a> {
     platforms: Vec<Platform>,
     tags: Vec<Reference>,
     outputs: Vec<Output>,
     epoch: Option<i64>,
     /// A shell is opened in the result, and nothing is made of it.
     shell: bool,
+    /// Shows what checks of layers found, and says whether that is an error.
+    judge: &'a dyn Fn(Vec<Diagnostic>) -> Result<()>,
 }
 
 /// Runs the command.
@@ -201,12 +204,20 @@ fn run_build(args: &BuildArgs, env: &Environment, shell: Option<&str>) -> Result
             ..build_options(args, env, epoch, host)?
         },
         watch: &progress,
+        checks: Checks::new(&parsed.dockerfile),
         cancel: &env.cancel,
         wants_roots: shell.is_some() || outputs.iter().any(|output| !output.kind.has_blobs()),
         wants_shell: shell.is_some(),
         wreck: Default::default(),
     };
-    let plan = Plan { platforms, tags, outputs, epoch, shell: shell.is_some() };
+    let judge = |found: Vec<Diagnostic>| {
+        if !quiet && !found.is_empty() {
+            progress.end();
+            found.iter().for_each(warn);
+        }
+        call::refuse_findings(&parsed.dockerfile, &found)
+    };
+    let plan = Plan { platforms, tags, outputs, epoch, shell: shell.is_some(), judge: &judge };
     let result = build_and_export(args, env, &build, &graph, &plan, &client);
     progress.end();
     let product = match result {
@@ -373,7 +384,7 @@ fn build_and_export(
     env: &Environment,
     build: &Build<'_>,
     graph: &Graph,
-    plan: &Plan,
+    plan: &Plan<'_>,
     client: &Arc<crate::registry::Client>,
 ) -> Result<Option<Product>> {
     let mut forms: BTreeSet<BlobForm> = plan
@@ -407,6 +418,7 @@ fn build_and_export(
         let _ = context.save_stat_cache();
     }
     let conductor = conductor?;
+    (plan.judge)(build.checks.take())?;
     if plan.shell {
         let output =
             graph.outputs.first().ok_or_else(|| Report::usage("there is no such stage"))?;
@@ -453,7 +465,7 @@ fn build_watch_is_live(build: &Build<'_>) -> bool {
 fn export(
     env: &Environment,
     conductor: &Conductor<'_>,
-    plan: &Plan,
+    plan: &Plan<'_>,
     output: &Output,
     product: Option<&Product>,
     step: usize,
@@ -509,7 +521,7 @@ fn export(
 fn export_files(
     env: &Environment,
     conductor: &Conductor<'_>,
-    plan: &Plan,
+    plan: &Plan<'_>,
     output: &Output,
     dest: &Path,
 ) -> Result<()> {
@@ -552,7 +564,7 @@ fn export_files(
 fn finish(
     args: &BuildArgs,
     env: &Environment,
-    plan: &Plan,
+    plan: &Plan<'_>,
     product: Option<Product>,
 ) -> Result<()> {
     let Some(product) = product else { return Ok(()) };

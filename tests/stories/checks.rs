@@ -79,3 +79,42 @@ story!(an_emulated_compile_step_gets_the_lines_to_write : user, |env| {
     }
     env.build_command(["--check"]).ok();
 });
+
+story!(a_layer_that_repeats_files_says_what_that_costs : root user, |env| {
+    env.write("big", vec![7u8; 2_500_000]);
+    let text = "FROM base\nCOPY big /app/big\nRUN chown -R 7:7 /app && echo x > /app/small\n";
+    env.dockerfile(text);
+    let output = env.build_command(["-t", "x"]).ok();
+    output.says("this RUN stores 2.5 MB again: only owner or mode of a file changed").says("Dockerfile:3").says("RepeatedFiles").says("COPY --chown");
+    // A step that is known says the same.
+    env.build_command(["-t", "x"]).ok().says("CACHED").says("stores 2.5 MB again");
+    env.dockerfile(&text.replace("RUN", "# check=skip=RepeatedFiles\nRUN"));
+    env.build_command(["-t", "x"]).ok().says_not("RepeatedFiles");
+    let text = env.build_fails(2, &format!("# check=error=true\n{text}"));
+    assert!(text.contains("error=true forbids that: RepeatedFiles"), "{text}");
+    // What ends in no image costs nothing.
+    env.dockerfile("FROM base AS a\nCOPY big /app/big\nRUN chown -R 7:7 /app\nFROM base\nCOPY --from=a /app/big /b\n");
+    env.build_command(["-t", "x"]).ok().says_not("RepeatedFiles");
+});
+
+story!(a_package_cache_in_a_layer_is_weighed : user, |env| {
+    env.dockerfile("FROM base\nRUN mkdir -p /var/lib/apt/lists && head -c 1200000 /dev/zero > /var/lib/apt/lists/all && rm -f /none\nRUN --mount=type=cache,target=/var/cache/apt head -c 1200000 /dev/zero > /var/cache/apt/x\n");
+    let output = env.build_command(["-t", "x"]).ok();
+    output.says("this RUN leaves 1.2 MB of apt's cache in its layer").says("Dockerfile:2").says("PackageCache").says("--mount=type=cache,target=/var/cache/apt,sharing=locked");
+    assert_eq!(output.stderr.matches("PackageCache").count(), 1, "{}", output.stderr);
+});
+
+story!(a_secret_in_a_layer_fails_the_build : root user single, |env| {
+    let secret = env.write_at("secret.txt", "s3cr3t-value-of-it\n");
+    let given = format!("id=token,src={}", secret.display());
+    let text = "FROM base\nRUN --mount=type=secret,id=token mkdir /app && (head -c 600000 /dev/zero; cat /run/secrets/token) > /app/npmrc\n";
+    env.dockerfile(text);
+    let output = env.build_command(["-t", "x", "--secret", &given]).fails(1);
+    output.says("the value of the secret \"token\" is in /app/npmrc").says("Dockerfile:2").says("SecretInLayer").says_not("s3cr3t-value");
+    // The layer was not kept, so the next build fails too.
+    env.build_command(["-t", "x", "--secret", &given]).fails(1).says("SecretInLayer");
+    env.dockerfile(&text.replace("RUN", "# check=skip=SecretInLayer\nRUN"));
+    env.build_command(["-t", "x", "--secret", &given]).ok();
+    env.dockerfile("FROM base\nRUN --mount=type=secret,id=token,env=T test \"$T\" && echo \"${#T}\" > /length && rm -f /none\n");
+    env.build_command(["-t", "x", "--secret", &given]).ok();
+});

@@ -11,6 +11,7 @@ use crate::build::error::{Failure, Kind};
 use crate::build::event::{Event, Stream};
 use crate::build::files::{ContextFiles, Copied, Files};
 use crate::build::shell::{self, Failed};
+use crate::build::{leak, waste};
 use crate::graph::{self, MountKind, Network, NodeId, Op};
 use crate::layer::toc::KindRef;
 use crate::layer::tree::Tree;
@@ -147,6 +148,9 @@ pub fn run(
     };
     let toc = snapshot::diff(&upper, &tree, session.id_map(), &options)
         .map_err(|error| Failure::of(Kind::Step, "cannot take the step's changes", &error))?;
+    let (build, node) = (conductor.build, &conductor.graph.nodes[id]);
+    leak::search(&build.checks, &build.options.secrets, node, &upper, &toc)?;
+    conductor.weigh(id, waste::measure(&toc, &tree));
     let layer = LayerId::from_run_key(key);
     conductor.layers.save_toc(&layer, toc)?;
     let trees = conductor.build.store.trees();
