@@ -22,6 +22,8 @@ use super::error::{Failure, Kind};
 
 /// Shorter values are not looked for: they are found in files that have nothing to do with them.
 const SHORTEST: usize = 8;
+/// Shorter ones need a digit: `[global]` is in every second file of settings.
+const PLAIN: usize = 12;
 /// How much of a file is read at a time.
 const PIECE: usize = 256 << 10;
 
@@ -42,7 +44,7 @@ pub fn search(
     let needles: Vec<Needle<'_>> = secrets
         .iter()
         .map(|(id, value)| (id, value.trim_ascii()))
-        .filter(|(_, value)| value.len() >= SHORTEST)
+        .filter(|(_, value)| is_telling(value))
         .map(|(id, value)| Needle { id, finder: Finder::new(value) })
         .collect();
     let Some(shortest) = needles.iter().map(|needle| needle.finder.needle().len()).min() else {
@@ -77,6 +79,15 @@ pub fn search(
         }
     }
     Ok(())
+}
+
+/// Says whether a value, met in a file, can only come from the secret. Certificates are handed in as
+/// secrets to leave no trace, and are in every image that trusts them.
+fn is_telling(value: &[u8]) -> bool {
+    let has = |text: &[u8]| memchr::memmem::find(value, text).is_some();
+    let is_public = value.starts_with(b"-----BEGIN CERTIFICATE-----") && !has(b"PRIVATE KEY-----");
+    let is_long = value.len() >= PLAIN;
+    !is_public && value.len() >= SHORTEST && (is_long || value.iter().any(u8::is_ascii_digit))
 }
 
 /// Finds the first of the needles that a file holds.
@@ -140,6 +151,25 @@ mod tests {
             prop_assert_eq!(found(&bytes, drip, &["absent-value", "s3cr3t-value"]), Some("s3cr3t-value"));
             bytes.extend_from_slice(&[b'y'; 100]);
             prop_assert_eq!(found(&bytes, drip, &["s3cr3t-value"]), Some("s3cr3t-value"));
+        }
+    }
+
+    #[test]
+    fn what_is_found_anywhere_or_public_is_not_looked_for() {
+        for (value, telling) in [
+            ("hunter2", false),
+            ("[global]", false),
+            ("hunter2hunter2", true),
+            ("correct horse battery", true),
+            ("pa55word", true),
+            ("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----", false),
+            (
+                "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\n",
+                true,
+            ),
+            ("-----BEGIN OPENSSH PRIVATE KEY-----\nb3Bl\n", true),
+        ] {
+            assert_eq!(is_telling(value.as_bytes()), telling, "{value}");
         }
     }
 
