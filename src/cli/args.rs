@@ -8,6 +8,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::image_args::{
+    CopyArgs, DiffArgs, IndexArgs, LoadArgs, LoginArgs, LogoutArgs, PullArgs, VerifyArgs,
+};
+
 /// Build container images from Dockerfiles: no daemon, no root, every platform.
 #[derive(Debug, Parser)]
 #[command(
@@ -49,6 +53,12 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Open a shell in a stage, or in a failed step that was kept
     Shell(Box<ShellArgs>),
+    /// Copy an image between registries, layouts, archives and the store
+    Copy(Box<CopyArgs>),
+    /// Get an image from a registry into the store
+    Pull(PullArgs),
+    /// Make and change multi-platform images
+    Index(IndexArgs),
 }
 
 /// `lapstrake build`

@@ -126,6 +126,7 @@ fn summary(store: &Store, root: &Descriptor) -> (Vec<String>, u64) {
 /// Gives an image more names.
 pub fn tag(args: &TagArgs, env: &Environment) -> Result<()> {
     let store = env.open_store()?;
+    let _lock = super::copy::hold(&store)?;
     let (_, descriptor) = find(&store, &args.source)?;
     let mut names = Vec::new();
     for target in super::options::tags(&args.target)? {

@@ -7,9 +7,12 @@
 pub mod args;
 mod build;
 mod call;
+mod copy;
 mod doctor;
 mod environment;
+pub mod image_args;
 mod images;
+mod index;
 mod inspect;
 mod minishell;
 pub mod options;
@@ -59,6 +62,9 @@ pub fn main() -> ExitCode {
         Command::Prune(args) => storage::prune(args, &env),
         Command::Doctor(args) => doctor::run(args, &env),
         Command::Shell(args) => shell::run(args, &env),
+        Command::Copy(args) => copy::copy(args, &env),
+        Command::Pull(args) => copy::pull(args, &env),
+        Command::Index(args) => index::run(args, &env),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -20,6 +20,7 @@ const JOBS: usize = 4;
 /// Runs the command.
 pub fn run(args: &PushArgs, env: &Environment) -> Result<()> {
     let store = env.open_store()?;
+    let _lock = super::copy::hold(&store)?;
     let client = env.registry_client(&args.registry, false)?;
     let (reference, _) = images::find(&store, &args.name)?;
     let style = if args.quiet { Style::Quiet } else { Style::Auto };

@@ -28,6 +28,7 @@ mod error;
 mod http;
 mod pull;
 mod push;
+mod referrers;
 mod url;
 
 #[cfg(test)]
@@ -49,6 +50,7 @@ pub use credential::{Credential, CredentialSource, Credentials, Secret};
 pub use error::{ApiError, Error, Result};
 pub use pull::BlobReader;
 pub use push::Pushed;
+pub use referrers::referrers_tag;
 
 use auth::{Access, Auth};
 use http::{Http, Payload, Request, Response};

@@ -112,6 +112,17 @@ impl Client {
         media_type: &str,
         bytes: &[u8],
     ) -> Result<Digest> {
+        Ok(self.put_manifest(repository, name, media_type, bytes)?.0)
+    }
+
+    /// The same; says also whether the registry took note of the manifest's subject.
+    pub(super) fn put_manifest(
+        &self,
+        repository: &Reference,
+        name: &str,
+        media_type: &str,
+        bytes: &[u8],
+    ) -> Result<(Digest, bool)> {
         let digest = Digest::of(bytes);
         let path = format!("{}/manifests/{name}", repository.repository);
         let make = |base: &Url| {
@@ -135,7 +146,7 @@ impl Client {
             });
         }
         check_digest(&response, digest, &repository.name())?;
-        Ok(digest)
+        Ok((digest, response.header("oci-subject").is_some()))
     }
 
     /// Opens an upload, or has the blob mounted.

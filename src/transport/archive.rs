@@ -34,7 +34,9 @@ use tempfile::NamedTempFile;
 use super::blob::Verified;
 use super::copy::{PumpError, pump};
 use super::error::{Error, Result};
-use super::layout::{Files, LayoutSource, OCI_LAYOUT, blob_name, io_error, named_entry, read_file};
+use super::layout::{
+    Files, LayoutSource, OCI_LAYOUT, blob_name, io_error, named_entries, read_file,
+};
 use super::name::Selector;
 use super::{OpenBlob, Sink, Source};
 use crate::layer::compress::{Decoder, Format};
@@ -61,6 +63,11 @@ pub fn open_oci(path: &Path, selector: &Selector) -> Result<Box<dyn Source>> {
         return Err(Error::NotAnArchive { path: path.to_owned(), reason: reason.to_owned() });
     }
     Ok(Box::new(LayoutSource::read(Box::new(tar), selector)?))
+}
+
+/// Opens the files of a tar.
+pub(super) fn open_files(path: &Path) -> Result<Box<dyn Files>> {
+    Ok(Box::new(Tar::open(path, "oci-archive")?))
 }
 
 /// Opens an image of what `docker save` writes.
@@ -401,6 +408,8 @@ impl Source for DockerSource {
 /// A tar that is written to: an OCI layout, for Docker with a manifest.json in it.
 pub struct ArchiveSink {
     docker: bool,
+    /// A tag for the image beside its names.
+    tag: Option<String>,
     state: Mutex<State>,
 }
 
@@ -409,6 +418,8 @@ struct State {
     written: HashSet<String>,
     /// What manifest.json is made from.
     manifests: BTreeMap<Digest, Vec<u8>>,
+    /// Entries of artifacts that refer to the image.
+    referrers: Vec<Descriptor>,
     /// Set while a file is half written; then the archive is lost.
     broken: bool,
 }
@@ -454,9 +465,21 @@ impl ArchiveSink {
     }
 
     fn new(out: Output, docker: bool) -> ArchiveSink {
-        let state =
-            State { out, written: HashSet::new(), manifests: BTreeMap::new(), broken: false };
-        ArchiveSink { docker, state: Mutex::new(state) }
+        let state = State {
+            out,
+            written: HashSet::new(),
+            manifests: BTreeMap::new(),
+            referrers: Vec::new(),
+            broken: false,
+        };
+        ArchiveSink { docker, tag: None, state: Mutex::new(state) }
+    }
+
+    /// Gives the image this bare tag, beside the names that it gets.
+    #[must_use]
+    pub fn with_tag(mut self, tag: Option<String>) -> ArchiveSink {
+        self.tag = tag;
+        self
     }
 }
 
@@ -581,13 +604,26 @@ impl Sink for ArchiveSink {
         state.add_bytes(&blob_name(&descriptor.digest), bytes)
     }
 
+    fn put_referrer(&self, _subject: &Digest, descriptor: &Descriptor, bytes: &[u8]) -> Result<()> {
+        if self.docker {
+            return Err(Error::Unsupported {
+                form: "a docker-archive",
+                what: "what refers to an image".to_owned(),
+                instead: "write an OCI archive, or leave --referrers out",
+            });
+        }
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.add_bytes(&blob_name(&descriptor.digest), bytes)?;
+        state.referrers.push(descriptor.clone());
+        Ok(())
+    }
+
     fn finish(&self, root: &Descriptor, bytes: &[u8], names: &[Reference]) -> Result<()> {
         self.put_manifest(root, bytes)?;
-        let entries: Vec<Descriptor> = if names.is_empty() {
-            vec![named_entry(root, None)]
-        } else {
-            names.iter().map(|name| named_entry(root, Some(name))).collect()
-        };
+        let mut entries = named_entries(root, names, self.tag.as_deref());
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.append(&mut state.referrers);
+        drop(state);
         let (_, index) = Index::new(entries).encode();
         let item = if self.docker { Some(self.docker_item(root, bytes, names)?) } else { None };
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);

@@ -25,6 +25,17 @@ pub struct Copied {
     pub present: u64,
     /// Bytes that were written.
     pub bytes: u64,
+    /// Artifacts that refer to the image and went along.
+    pub referrers: u64,
+}
+
+/// How [`copy_with`] copies.
+#[derive(Debug, Clone, Copy)]
+pub struct CopyOptions {
+    /// Blobs that go at once, where the sink allows it.
+    pub jobs: usize,
+    /// Takes along what refers to the image (signatures, SBOMs).
+    pub referrers: bool,
 }
 
 /// All that an image names.
@@ -35,6 +46,8 @@ struct Tree {
     blobs: Vec<Descriptor>,
     seen: HashSet<Digest>,
     bytes: u64,
+    /// Artifacts with the manifest that they refer to.
+    referrers: Vec<(Digest, Descriptor, Vec<u8>)>,
 }
 
 /// Copies the whole image of a source, all platforms of it, and gives it its names. Blobs that the
@@ -46,11 +59,28 @@ pub fn copy(
     jobs: usize,
     progress: &Progress<'_>,
 ) -> Result<Copied> {
+    copy_with(source, sink, names, CopyOptions { jobs, referrers: false }, progress)
+}
+
+/// The same with options.
+pub fn copy_with(
+    source: &dyn Source,
+    sink: &dyn Sink,
+    names: &[Reference],
+    options: CopyOptions,
+    progress: &Progress<'_>,
+) -> Result<Copied> {
     let (root, bytes) = source.root()?;
     sink.accepts(&root, &bytes)?;
     let mut tree = Tree::default();
     tree.walk(source, &root, bytes, 0)?;
-    let jobs = if sink.parallel() { jobs.max(1) } else { 1 };
+    if options.referrers {
+        let subjects: Vec<Digest> = tree.manifests.iter().map(|(d, _)| d.digest).collect();
+        for subject in subjects {
+            tree.attach(source, &subject, 0)?;
+        }
+    }
+    let jobs = if sink.parallel() { options.jobs.max(1) } else { 1 };
     let outcomes = in_parallel(&tree.blobs, jobs, |blob| put(source, sink, blob, progress))?;
     let (root, bytes) = match tree.manifests.pop() {
         Some(last) => last,
@@ -60,8 +90,12 @@ pub fn copy(
     for (descriptor, bytes) in &tree.manifests {
         sink.put_manifest(descriptor, bytes)?;
     }
+    for (subject, descriptor, bytes) in &tree.referrers {
+        sink.put_referrer(subject, descriptor, bytes)?;
+    }
     sink.finish(&root, &bytes, names)?;
-    let mut copied = Copied { root, written: 0, present: 0, bytes: 0 };
+    let referrers = tree.referrers.len() as u64;
+    let mut copied = Copied { root, written: 0, present: 0, bytes: 0, referrers };
     for (blob, written) in tree.blobs.iter().zip(outcomes) {
         if written {
             copied.written += 1;
@@ -121,6 +155,45 @@ impl Tree {
         Ok(())
     }
 
+    /// Adds what refers to a manifest, and what refers to that (the signature of an SBOM).
+    fn attach(&mut self, source: &dyn Source, subject: &Digest, depth: usize) -> Result<()> {
+        let place = source.describe();
+        if depth > MAX_DEPTH {
+            return Err(Error::TooDeep { place });
+        }
+        for descriptor in source.referrers(subject)? {
+            if !self.seen.insert(descriptor.digest) {
+                continue;
+            }
+            let bytes = source.manifest(&descriptor)?;
+            let wrong = |source| Error::Document {
+                place: place.clone(),
+                what: descriptor.digest.to_string(),
+                source,
+            };
+            self.bytes += bytes.len() as u64;
+            if self.bytes > MAX_MANIFESTS {
+                let reason = format!("its manifests have more than {MAX_MANIFESTS} bytes together");
+                return Err(Error::Damaged { place, reason });
+            }
+            match Document::parse(&bytes, &descriptor.media_type).map_err(wrong)? {
+                Document::Manifest(manifest) => {
+                    for blob in std::iter::once(&manifest.config).chain(&manifest.layers) {
+                        self.blob(blob);
+                    }
+                }
+                Document::Index(_) => {
+                    let reason = format!("the referrer {} is an index", descriptor.digest);
+                    return Err(Error::Damaged { place, reason });
+                }
+            }
+            let digest = descriptor.digest;
+            self.referrers.push((*subject, descriptor, bytes));
+            self.attach(source, &digest, depth + 1)?;
+        }
+        Ok(())
+    }
+
     fn blob(&mut self, blob: &Descriptor) {
         if self.seen.insert(blob.digest) {
             self.blobs.push(blob.clone());
@@ -150,7 +223,7 @@ fn put(
     if media_type::is_foreign(&blob.media_type) && source.blob(blob).is_err() {
         return Ok(false);
     }
-    sink.put_blob(blob, &mut || {
+    sink.put_blob_from(blob, source.origin(blob).as_ref(), &mut || {
         let inner = source.blob(blob)?;
         Ok(Box::new(Told { inner, count: 0, next: 0, blob, label: label.clone(), progress }))
     })?;

@@ -179,6 +179,26 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// An entry of an index that claims another platform than its image has.
+    #[error("{place} is an image for {own}, not for {said}")]
+    Claim {
+        /// Where the image is.
+        place: String,
+        /// What is claimed.
+        said: String,
+        /// What its config says.
+        own: String,
+    },
+    /// Two images for one platform.
+    #[error("two images for {platform}: {first} and {second}")]
+    Twice {
+        /// The platform.
+        platform: String,
+        /// The one that was there.
+        first: String,
+        /// The other.
+        second: String,
+    },
     /// The image is artificial or of no platform, and needs one.
     #[error("{place}: {what} is no container image")]
     NotAnImage {
@@ -204,6 +224,8 @@ impl Error {
                 | Error::Occupied { .. }
                 | Error::Unsupported { .. }
                 | Error::NotAnImage { .. }
+                | Error::Claim { .. }
+                | Error::Twice { .. }
                 | Error::Registry(registry::Error::Offline { .. })
         ) || matches!(self, Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
@@ -238,6 +260,16 @@ impl Error {
             Error::NoPlatform { there, .. } if !there.is_empty() => {
                 Some(format!("choose another platform, as in --platform {}", there[0]))
             }
+            Error::NotInStore { name } => {
+                Some(format!("`lapstrake pull {name}` brings it in, or name the registry: docker://{name}"))
+            }
+            Error::Claim { .. } => {
+                Some("say what the image is, or insist on it with --force".to_owned())
+            }
+            Error::Twice { .. } => Some(
+                "leave one of them out; Windows images of several versions need os.version each"
+                    .to_owned(),
+            ),
             Error::Occupied { .. } => Some("choose an empty or a new directory".to_owned()),
             Error::Missing { .. } | Error::Digest { .. } | Error::Size { .. } => {
                 Some("the image was damaged or copied incompletely; get it again".to_owned())

@@ -55,22 +55,30 @@ fn fetch(
 ) -> Result<()> {
     let label = blob.digest.to_string();
     progress(&label, 0, Some(blob.size));
-    let mut reader = source.blob(blob)?;
+    let mut tell = |done| progress(&label, done, Some(blob.size));
+    save(source.blob(blob)?, blob, store, &source.describe(), &mut tell)
+}
+
+/// Writes what a verifying reader gives into the store's blobs.
+pub(super) fn save(
+    mut reader: Box<dyn std::io::Read + Send + '_>,
+    blob: &Descriptor,
+    store: &Store,
+    place: &str,
+    tell: &mut dyn FnMut(u64),
+) -> Result<()> {
     // The reader verifies, so the store need not digest the same bytes again.
     let mut writer = store.blobs().unhashed_writer()?;
-    let mut tell = |done| progress(&label, done, Some(blob.size));
-    let size =
-        pump(&mut reader, &mut writer, &source.describe(), &label, &mut tell).map_err(|error| {
-            match error {
-                PumpError::Read(error) => error,
-                PumpError::Write(source) => {
-                    Error::Io { action: "write", path: writer.path().to_owned(), source }
-                }
-            }
-        })?;
+    let what = blob.digest.to_string();
+    let size = pump(&mut reader, &mut writer, place, &what, tell).map_err(|error| match error {
+        PumpError::Read(error) => error,
+        PumpError::Write(source) => {
+            Error::Io { action: "write", path: writer.path().to_owned(), source }
+        }
+    })?;
     if size != blob.size {
         return Err(Error::Size {
-            place: source.describe(),
+            place: place.to_owned(),
             digest: blob.digest,
             expected: blob.size,
             found: size,

@@ -24,6 +24,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
 use tempfile::NamedTempFile;
@@ -36,7 +37,8 @@ use super::{OpenBlob, Sink, Source};
 use crate::oci::descriptor::{IMAGE_NAME, REF_NAME};
 use crate::oci::manifest::{MAX_DEPTH, MAX_SIZE};
 use crate::oci::reference::DEFAULT_TAG;
-use crate::oci::{Descriptor, Digest, Document, Index, Reference, canonical, media_type};
+use crate::oci::{Descriptor, Digest, Document, Index, Manifest, Reference, canonical, media_type};
+use crate::registry::referrers_tag;
 
 /// What `oci-layout` says.
 pub(super) const OCI_LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
@@ -156,9 +158,51 @@ impl Source for LayoutSource {
         Ok(Box::new(Verified::new(file, descriptor, &place)))
     }
 
+    /// Artifacts are entries of index.json beside the image (as oras writes them), or lie under the
+    /// tag that registries without the referrers API have them under.
+    fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>> {
+        let Some(bytes) = read_file(self.files.as_ref(), "index.json")? else {
+            return Ok(Vec::new());
+        };
+        let Ok(Document::Index(index)) = Document::parse(&bytes, "") else {
+            return Ok(Vec::new());
+        };
+        let tag = referrers_tag(subject);
+        let mut out = Vec::new();
+        for entry in &index.manifests {
+            let tagged = entry.annotations.get(REF_NAME).is_some_and(|name| *name == tag);
+            if entry.platform.is_some() || entry.is_index() && !tagged {
+                continue;
+            }
+            let bytes = self.manifest(entry)?;
+            match Document::parse(&bytes, &entry.media_type) {
+                Ok(Document::Index(index)) => out.extend(index.manifests),
+                Ok(Document::Manifest(manifest))
+                    if manifest.subject.as_ref().is_some_and(|of| of.digest == *subject) =>
+                {
+                    out.push(referrer(entry, &manifest));
+                }
+                _ => {}
+            }
+        }
+        Ok(out)
+    }
+
     fn describe(&self) -> String {
         self.files.place()
     }
+}
+
+/// Describes an artifact as the referrers API does: with its type and annotations.
+pub(super) fn referrer(entry: &Descriptor, manifest: &Manifest) -> Descriptor {
+    let mut out = Descriptor::new(entry.media_type.clone(), entry.digest, entry.size);
+    if out.media_type.is_empty() {
+        out.media_type = media_type::OCI_MANIFEST.to_owned();
+    }
+    let kind = manifest.artifact_type.clone();
+    out.artifact_type = kind.or_else(|| Some(manifest.config.media_type.clone()));
+    out.annotations = manifest.annotations.clone();
+    out
 }
 
 impl Files for Directory {
@@ -341,7 +385,12 @@ fn find(
 
 /// Chooses when nothing was asked for.
 fn unnamed(place: &str, index: &Index) -> Result<Root> {
-    let images: Vec<&Descriptor> = index.manifests.iter().filter(|e| !e.is_attestation()).collect();
+    // Artifacts that lie beside the image are not meant.
+    let images: Vec<&Descriptor> = index
+        .manifests
+        .iter()
+        .filter(|entry| !entry.is_attestation() && entry.artifact_type.is_none())
+        .collect();
     let names: BTreeSet<Option<String>> = images.iter().map(|entry| name_of(entry)).collect();
     let digests: BTreeSet<Digest> = images.iter().map(|entry| entry.digest).collect();
     match images.as_slice() {
@@ -434,9 +483,30 @@ pub(super) fn named_entry(root: &Descriptor, name: Option<&Reference>) -> Descri
     entry
 }
 
+/// Gives the entries of index.json for an image: one a name, else one with a bare tag or nameless.
+pub(super) fn named_entries(
+    root: &Descriptor,
+    names: &[Reference],
+    tag: Option<&str>,
+) -> Vec<Descriptor> {
+    let mut entries: Vec<Descriptor> =
+        names.iter().map(|name| named_entry(root, Some(name))).collect();
+    if let Some(tag) = tag {
+        entries.push(named_entry(root, None).with_annotation(REF_NAME, tag));
+    }
+    if entries.is_empty() {
+        entries.push(named_entry(root, None));
+    }
+    entries
+}
+
 /// A layout directory that is written to.
 pub struct LayoutSink {
     path: PathBuf,
+    /// A tag for the image beside its names.
+    tag: Option<String>,
+    /// Entries of artifacts that refer to the image.
+    referrers: Mutex<Vec<Descriptor>>,
     /// The directory, locked shared while this writer is at work.
     dir: File,
 }
@@ -472,7 +542,8 @@ impl LayoutSink {
             let _ = dir.unlock();
         }
         let _ = dir.lock_shared();
-        let sink = LayoutSink { path: path.to_owned(), dir };
+        let referrers = Mutex::default();
+        let sink = LayoutSink { path: path.to_owned(), tag: None, referrers, dir };
         if !path.join("oci-layout").exists() {
             sink.mark()?;
         }
@@ -482,6 +553,13 @@ impl LayoutSink {
         // Told now and not after an hour of building.
         sink.read_index()?;
         Ok(sink)
+    }
+
+    /// Gives the image this bare tag, beside the names that it gets.
+    #[must_use]
+    pub fn with_tag(mut self, tag: Option<String>) -> LayoutSink {
+        self.tag = tag;
+        self
     }
 
     fn blob_path(&self, digest: &Digest) -> PathBuf {
@@ -692,13 +770,17 @@ impl Sink for LayoutSink {
         self.put_blob(descriptor, &mut || Ok(Box::new(io::Cursor::new(bytes.to_vec()))))
     }
 
+    fn put_referrer(&self, _subject: &Digest, descriptor: &Descriptor, bytes: &[u8]) -> Result<()> {
+        self.put_manifest(descriptor, bytes)?;
+        let mut referrers = self.referrers.lock().unwrap_or_else(PoisonError::into_inner);
+        referrers.push(descriptor.clone());
+        Ok(())
+    }
+
     fn finish(&self, root: &Descriptor, bytes: &[u8], names: &[Reference]) -> Result<()> {
         self.put_manifest(root, bytes)?;
-        let entries: Vec<Descriptor> = if names.is_empty() {
-            vec![named_entry(root, None)]
-        } else {
-            names.iter().map(|name| named_entry(root, Some(name))).collect()
-        };
+        let mut entries = named_entries(root, names, self.tag.as_deref());
+        entries.append(&mut self.referrers.lock().unwrap_or_else(PoisonError::into_inner));
         let marker = self.path.join("oci-layout");
         let turn = File::open(&marker).map_err(io_error("open", &marker))?;
         let _ = turn.lock();
@@ -709,7 +791,12 @@ impl Sink for LayoutSink {
 
 /// Tells whether a new entry takes the place of an old one: the same full name; where one has none,
 /// the same tag; or both have no name at all.
+///
+/// Artifacts have no names and lie side by side: only the same one takes its own place.
 fn same_name(old: &Descriptor, new: &Descriptor) -> bool {
+    if old.artifact_type.is_some() || new.artifact_type.is_some() {
+        return old.digest == new.digest && name_of(old).is_none() && name_of(new).is_none();
+    }
     let image = |entry: &Descriptor| entry.annotations.get(IMAGE_NAME).cloned();
     let tag = |entry: &Descriptor| entry.annotations.get(REF_NAME).cloned();
     match (image(old), image(new)) {
@@ -731,6 +818,29 @@ fn sweep(dir: &Path) {
     for entry in entries.flatten() {
         if entry.file_name().as_encoded_bytes().starts_with(TEMPORARY.as_bytes()) {
             let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Gives the entries of index.json of a layout directory, or of an archive of one.
+pub fn entries_of(path: &Path) -> Result<Vec<Descriptor>> {
+    let files: Box<dyn Files> = if path.is_dir() {
+        Box::new(Directory { path: path.to_owned() })
+    } else {
+        super::archive::open_files(path)?
+    };
+    let bytes = read_file(files.as_ref(), "index.json")?.ok_or_else(|| Error::NotALayout {
+        path: path.to_owned(),
+        reason: "it has no index.json".to_owned(),
+    })?;
+    match Document::parse(&bytes, "") {
+        Ok(Document::Index(index)) => Ok(index.manifests),
+        Ok(Document::Manifest(_)) => {
+            let (place, reason) = (files.place(), "index.json is no index".to_owned());
+            Err(Error::Damaged { place, reason })
+        }
+        Err(source) => {
+            Err(Error::Document { place: files.place(), what: "index.json".to_owned(), source })
         }
     }
 }

@@ -10,7 +10,11 @@
 //! | OCI layout in a tar | [`archive`] | [`archive`] |
 //! | `docker save` / `docker load` | [`archive`] | [`archive`] |
 //! | registry | [`remote`] | [`remote`] |
-//! | the store | [`stored`] | the layout of the store is written by `store` |
+//! | `dir:` of containers-transports(5) | [`dir`] | [`dir`] |
+//! | the store | [`stored`] | [`stored`] |
+//!
+//! Between a source and a sink stand sources that change one: [`filter`] leaves out platforms,
+//! [`recompress`] compresses layers anew, [`assemble`] makes one index of several images.
 //!
 //! Invariants:
 //! - Bytes of manifests and configs pass through as they are; nothing is re-serialised, so digests
@@ -24,12 +28,16 @@
 //! Start reading at [`ImageName`], then [`open_source`] and [`export`].
 
 pub mod archive;
+pub mod assemble;
 mod blob;
 mod copy;
+pub mod dir;
 mod error;
 mod fetch;
+pub mod filter;
 pub mod layout;
 mod name;
+pub mod recompress;
 pub mod remote;
 mod select;
 pub mod stored;
@@ -44,13 +52,13 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::oci::{Descriptor, Reference};
+use crate::oci::{Descriptor, Digest, Reference};
 
 use crate::store::Store;
 
 pub use crate::registry::Client;
 pub use blob::Verified;
-pub use copy::{Copied, copy, read_small};
+pub use copy::{Copied, CopyOptions, copy, copy_with, read_small};
 pub use error::{Error, Result};
 pub use fetch::{Progress, fetch_blobs, fetch_layers};
 pub use name::{ImageName, NameError, Selector};
@@ -70,6 +78,17 @@ pub trait Source: Send + Sync {
     /// Gives a file that holds a blob and nothing else, where there is one. Whoever takes it must
     /// verify it.
     fn blob_file(&self, _descriptor: &Descriptor) -> Option<PathBuf> {
+        None
+    }
+
+    /// Gives the artifacts that refer to a manifest by their `subject` (OCI 1.1): signatures, SBOMs.
+    fn referrers(&self, _subject: &Digest) -> Result<Vec<Descriptor>> {
+        Ok(Vec::new())
+    }
+
+    /// Gives the repository that holds a blob, where a registry has it: another repository of that
+    /// registry can take it from there.
+    fn origin(&self, _descriptor: &Descriptor) -> Option<Reference> {
         None
     }
 
@@ -99,6 +118,21 @@ pub trait Sink: Send + Sync {
     fn put_blob_file(&self, _descriptor: &Descriptor, _file: &std::path::Path) -> Result<bool> {
         Ok(false)
     }
+
+    /// Stores a blob that a repository has, which the sink may be able to take from there without
+    /// reading it here.
+    fn put_blob_from(
+        &self,
+        descriptor: &Descriptor,
+        _origin: Option<&Reference>,
+        open: &mut OpenBlob<'_>,
+    ) -> Result<()> {
+        self.put_blob(descriptor, open)
+    }
+
+    /// Stores an artifact that refers to a manifest of the image, so that whoever asks for the
+    /// referrers of `subject` finds it. Its blobs are there; called before [`Sink::finish`].
+    fn put_referrer(&self, subject: &Digest, descriptor: &Descriptor, bytes: &[u8]) -> Result<()>;
 
     /// Stores a manifest or index that another one names.
     fn put_manifest(&self, descriptor: &Descriptor, bytes: &[u8]) -> Result<()>;
@@ -139,10 +173,56 @@ pub fn open_source(
         }
         ImageName::OciArchive { path, selector } => archive::open_oci(path, selector),
         ImageName::DockerArchive { path, selector } => archive::open_docker(path, selector),
+        ImageName::Dir { path } => Ok(Box::new(dir::DirSource::open(path)?)),
         ImageName::Registry(reference) => Ok(registry_source(client, reference)),
         ImageName::Store(reference) => store_source(store, reference)
             .ok_or_else(|| Error::NotInStore { name: reference.familiar() }),
     }
+}
+
+/// Opens a place to write an image to, and gives the names that it gets there. What another process
+/// does with the store meanwhile cannot hurt: the sink of the store holds its lock.
+pub fn open_sink(
+    name: &ImageName,
+    store: &Store,
+    client: &Arc<Client>,
+) -> Result<(Box<dyn Sink>, Vec<Reference>)> {
+    // In a layout, `oci:DIR:TAG` is a bare tag, as skopeo writes it; a whole reference is a name.
+    let split = |selector: &Selector| -> (Option<String>, Vec<Reference>) {
+        match &selector.name {
+            Some(name) if name.contains(['/', ':']) => (None, name.parse().into_iter().collect()),
+            name => (name.clone(), Vec::new()),
+        }
+    };
+    Ok(match name {
+        ImageName::Layout { path, selector } => {
+            let (tag, names) = split(selector);
+            (Box::new(layout::LayoutSink::create(path)?.with_tag(tag)), names)
+        }
+        ImageName::OciArchive { path, selector } => {
+            let (tag, names) = split(selector);
+            (Box::new(archive::ArchiveSink::create(path, false)?.with_tag(tag)), names)
+        }
+        ImageName::DockerArchive { path, selector } => {
+            let name = selector.name.as_deref().and_then(|name| name.parse::<Reference>().ok());
+            let names = name.map(Reference::with_default_tag).into_iter().collect();
+            (Box::new(archive::ArchiveSink::create(path, true)?), names)
+        }
+        ImageName::Dir { path } => (Box::new(dir::DirSink::create(path)?), Vec::new()),
+        ImageName::Registry(reference) => {
+            let reference = match reference.digest {
+                // By digest: no tag, and nothing else may come out.
+                Some(_) => reference.clone(),
+                None => reference.clone().with_default_tag(),
+            };
+            let sink = remote::RegistrySink::new(Client::clone(client), reference.clone());
+            (Box::new(sink), vec![reference])
+        }
+        ImageName::Store(reference) => {
+            let sink = stored::StoreSink::new(store, reference)?;
+            (Box::new(sink), vec![reference.clone().with_default_tag()])
+        }
+    })
 }
 
 /// Opens an image of the store by its name or digest.

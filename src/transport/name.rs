@@ -7,6 +7,7 @@
 //! | `oci-layout://PATH[:TAG][@DIGEST]` | the same, as BuildKit writes it |
 //! | `oci-archive:FILE[:TAG]` | an OCI layout in a tar |
 //! | `docker-archive:FILE[:REFERENCE]` | what `docker save` writes |
+//! | `dir:PATH` | a directory with the files of one image, as skopeo writes it |
 //! | `docker://REFERENCE`, `docker-image://REFERENCE` | a registry |
 //! | `REFERENCE` | the store, and what the caller makes of it |
 //!
@@ -40,6 +41,11 @@ pub enum ImageName {
         path: PathBuf,
         /// Which image of it.
         selector: Selector,
+    },
+    /// A directory with the files of one image.
+    Dir {
+        /// Where.
+        path: PathBuf,
     },
     /// An image of a registry.
     Registry(Reference),
@@ -75,7 +81,7 @@ pub enum NameError {
     },
     /// A scheme that we do not know or cannot serve.
     #[error(
-        "image name {text:?}: {scheme} images are not supported (oci:, oci-archive:, docker-archive:, docker:// and oci-layout:// are)"
+        "image name {text:?}: {scheme} images are not supported (oci:, oci-archive:, docker-archive:, dir:, docker:// and oci-layout:// are)"
     )]
     Scheme {
         /// The text.
@@ -86,8 +92,8 @@ pub enum NameError {
 }
 
 /// Schemes of containers-transports(5) that need a daemon or somebody else's storage.
-const FOREIGN: [&str; 7] =
-    ["docker-daemon", "containers-storage", "dir", "ostree", "sif", "tarball", "atomic"];
+const FOREIGN: [&str; 6] =
+    ["docker-daemon", "containers-storage", "ostree", "sif", "tarball", "atomic"];
 
 impl ImageName {
     /// Reads a name.
@@ -113,9 +119,15 @@ impl ImageName {
             let (path, selector) = split_archive(text, rest)?;
             return Ok(ImageName::DockerArchive { path, selector });
         }
+        if let Some(path) = text.strip_prefix("dir:") {
+            if path.is_empty() {
+                return Err(NameError::NoPath(text.to_owned()));
+            }
+            return Ok(ImageName::Dir { path: PathBuf::from(path) });
+        }
         if let Some(scheme) = FOREIGN.iter().find(|scheme| {
             text.strip_prefix(**scheme).is_some_and(|rest| {
-                // `dir:1` is also an image named dir with tag 1.
+                // `atomic:1` is also an image named atomic with tag 1.
                 rest.starts_with(":/")
                     || rest.starts_with(":.")
                     || **scheme == "docker-daemon" && rest.starts_with(':')
@@ -139,8 +151,14 @@ impl ImageName {
             ImageName::DockerArchive { path, selector } => {
                 ImageName::DockerArchive { path: dir.join(path), selector }
             }
+            ImageName::Dir { path } => ImageName::Dir { path: dir.join(path) },
             other => other,
         }
+    }
+
+    /// Tells whether it leads to a registry, so that the network is needed.
+    pub fn is_remote(&self) -> bool {
+        matches!(self, ImageName::Registry(_))
     }
 }
 
@@ -272,7 +290,8 @@ mod tests {
             ("docker://alpine".to_owned(), ImageName::Registry(reference("alpine"))),
             ("docker-image://a.io/b:1".to_owned(), ImageName::Registry(reference("a.io/b:1"))),
             ("alpine:3".to_owned(), ImageName::Store(reference("alpine:3"))),
-            ("dir:1".to_owned(), ImageName::Store(reference("dir:1"))),
+            ("dir:1".to_owned(), ImageName::Dir { path: "1".into() }),
+            ("atomic:1".to_owned(), ImageName::Store(reference("atomic:1"))),
         ];
         for (text, want) in table {
             assert_eq!(ImageName::parse(&text).as_ref(), Ok(&want), "{text}");
@@ -287,7 +306,8 @@ mod tests {
             ("oci:dir@sha256:12", "neither a tag nor a digest"),
             ("docker-archive:x.tar:A B", "neither a tag nor a digest"),
             ("docker-daemon:alpine", "not supported"),
-            ("dir:/x", "not supported"),
+            ("ostree:/x", "not supported"),
+            ("dir:", "no path"),
             ("docker://UP", "lower case"),
         ] {
             let error = ImageName::parse(text).expect_err(text).to_string();

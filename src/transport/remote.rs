@@ -4,7 +4,7 @@ use std::io::Read;
 
 use super::error::{Error, Result};
 use super::{OpenBlob, Sink, Source};
-use crate::oci::{Descriptor, Reference};
+use crate::oci::{Descriptor, Digest, Reference};
 use crate::registry::Client;
 
 /// An image of a registry.
@@ -40,6 +40,14 @@ impl Source for RegistrySource {
         Ok(Box::new(self.client.blob(&self.reference, descriptor, 0)?))
     }
 
+    fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>> {
+        Ok(self.client.referrers(&self.reference, subject)?)
+    }
+
+    fn origin(&self, _descriptor: &Descriptor) -> Option<Reference> {
+        Some(self.reference.clone())
+    }
+
     fn describe(&self) -> String {
         self.reference.to_string()
     }
@@ -69,6 +77,23 @@ impl Sink for RegistrySink {
     }
 
     fn put_blob(&self, descriptor: &Descriptor, open: &mut OpenBlob<'_>) -> Result<()> {
+        self.put_blob_from(descriptor, None, open)
+    }
+
+    fn put_blob_from(
+        &self,
+        descriptor: &Descriptor,
+        origin: Option<&Reference>,
+        open: &mut OpenBlob<'_>,
+    ) -> Result<()> {
+        // A blob of the same registry is mounted; its bytes need not come here.
+        let mount_from = origin
+            .filter(|origin| {
+                origin.registry == self.repository.registry
+                    && origin.repository != self.repository.repository
+            })
+            .map(|origin| origin.repository.as_str())
+            .or(self.mount_from.as_deref());
         let mut failure = None;
         let mut open = || {
             open().map_err(|error| {
@@ -77,12 +102,7 @@ impl Sink for RegistrySink {
                 std::io::Error::other(text)
             })
         };
-        let pushed = self.client.push_blob(
-            &self.repository,
-            descriptor,
-            self.mount_from.as_deref(),
-            &mut open,
-        );
+        let pushed = self.client.push_blob(&self.repository, descriptor, mount_from, &mut open);
         match (pushed, failure) {
             (Ok(_), _) => Ok(()),
             (Err(_), Some(error)) => Err(error),
@@ -92,6 +112,10 @@ impl Sink for RegistrySink {
             }
             (Err(error), None) => Err(Error::Registry(error)),
         }
+    }
+
+    fn put_referrer(&self, subject: &Digest, descriptor: &Descriptor, bytes: &[u8]) -> Result<()> {
+        Ok(self.client.push_referrer(&self.repository, subject, descriptor, bytes)?)
     }
 
     fn put_manifest(&self, descriptor: &Descriptor, bytes: &[u8]) -> Result<()> {
@@ -113,7 +137,15 @@ impl Sink for RegistrySink {
                     instead: "push to each repository by itself",
                 });
             }
-            tags.extend(name.tag.clone());
+            if let Some(expected) = name.digest.filter(|digest| *digest != root.digest) {
+                let what = format!("what is copied to {}", self.repository.name());
+                let found = root.digest;
+                return Err(crate::registry::Error::Digest { what, expected, found }.into());
+            }
+            // A name with a digest is pushed by digest, without a tag.
+            if name.digest.is_none() {
+                tags.extend(name.tag.clone());
+            }
         }
         if tags.is_empty() {
             return self.put_manifest(root, bytes);

@@ -1,4 +1,4 @@
-//! The store as a source of images.
+//! The store as source and sink of images.
 //!
 //! The store's blobs are an OCI layout, so this is a layout whose blobs are opened through the
 //! store, which notes their use.
@@ -6,25 +6,37 @@
 use std::io::Read;
 use std::path::PathBuf;
 
-use super::Source;
 use super::blob::{Verified, read_all};
 use super::error::{Error, Result};
+use super::fetch::save;
 use super::layout::entries_named;
+use super::{OpenBlob, Sink, Source};
 use crate::oci::manifest::MAX_SIZE;
-use crate::oci::{Descriptor, Document, Index, Reference};
-use crate::store::{self, Store};
+use crate::registry::referrers_tag;
+use crate::oci::{Descriptor, Digest, Document, Index, Reference};
+use crate::store::{self, Guard, Store};
 
 /// An image of the store.
 pub struct StoreSource {
     store: Store,
     root: Descriptor,
     name: String,
+    repository: Option<Reference>,
+}
+
+/// Brings an image into the store.
+pub struct StoreSink {
+    store: Store,
+    repository: Reference,
+    /// What comes in has no name yet; a prune must leave it alone until it has.
+    _lock: Guard,
 }
 
 impl StoreSource {
     /// Names the image with this root.
     pub fn rooted(store: &Store, root: &Descriptor) -> StoreSource {
-        StoreSource { store: store.clone(), root: root.clone(), name: root.digest.to_string() }
+        let name = root.digest.to_string();
+        StoreSource { store: store.clone(), root: root.clone(), name, repository: None }
     }
 
     /// Finds an image by name or digest. An index.json that cannot be read has none.
@@ -48,7 +60,8 @@ impl StoreSource {
                 entry
             }
         };
-        Some(StoreSource { store: store.clone(), root, name })
+        let repository = Some(reference.clone());
+        Some(StoreSource { store: store.clone(), root, name, repository })
     }
 
     fn open(&self, descriptor: &Descriptor, what: &'static str) -> Result<std::fs::File> {
@@ -82,7 +95,77 @@ impl Source for StoreSource {
             .then(|| blobs.path(&descriptor.digest))
     }
 
+    /// Artifacts lie under the tag that registries without the referrers API have them under.
+    fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>> {
+        let Some(repository) = &self.repository else { return Ok(Vec::new()) };
+        let tag = referrers_tag(subject);
+        let name = Reference { digest: None, ..repository.clone() }.with_tag(&tag);
+        match StoreSource::named(&self.store, &name) {
+            Some(source) => Ok(index_of(&source)?.map(|index| index.manifests).unwrap_or_default()),
+            None => Ok(Vec::new()),
+        }
+    }
+
     fn describe(&self) -> String {
         format!("{} in the store", self.name)
+    }
+}
+
+impl StoreSink {
+    /// Starts to bring an image in. Artifacts that come along are named after `repository`.
+    pub fn new(store: &Store, repository: &Reference) -> Result<StoreSink> {
+        let lock = store.locks().build(&|| false)?;
+        Ok(StoreSink { store: store.clone(), repository: repository.clone(), _lock: lock })
+    }
+}
+
+impl Sink for StoreSink {
+    fn has_blob(&self, descriptor: &Descriptor) -> Result<bool> {
+        Ok(self.store.blobs().contains_sized(&descriptor.digest, descriptor.size))
+    }
+
+    fn put_blob(&self, descriptor: &Descriptor, open: &mut OpenBlob<'_>) -> Result<()> {
+        save(open()?, descriptor, &self.store, "the store", &mut |_| {})
+    }
+
+    fn put_manifest(&self, _descriptor: &Descriptor, bytes: &[u8]) -> Result<()> {
+        self.store.blobs().put(bytes)?;
+        Ok(())
+    }
+
+    fn put_referrer(&self, subject: &Digest, descriptor: &Descriptor, bytes: &[u8]) -> Result<()> {
+        self.store.blobs().put(bytes)?;
+        let tag = referrers_tag(subject);
+        let name = Reference { digest: None, ..self.repository.clone() }.with_tag(&tag);
+        let mut index = match StoreSource::named(&self.store, &name) {
+            Some(source) => index_of(&source)?.unwrap_or_else(|| Index::new(Vec::new())),
+            None => Index::new(Vec::new()),
+        };
+        if index.manifests.iter().any(|known| known.digest == descriptor.digest) {
+            return Ok(());
+        }
+        index.manifests.push(descriptor.clone());
+        let (root, bytes) = index.encode();
+        self.store.blobs().put(&bytes)?;
+        self.store.images().set(&[(name.to_string(), root)])?;
+        Ok(())
+    }
+
+    fn finish(&self, root: &Descriptor, bytes: &[u8], names: &[Reference]) -> Result<()> {
+        self.put_manifest(root, bytes)?;
+        let mut entry = Descriptor { data: None, ..root.clone() };
+        entry.annotations.clear();
+        let names: Vec<(String, Descriptor)> =
+            names.iter().map(|name| (name.to_string(), entry.clone())).collect();
+        self.store.images().set(&names)?;
+        Ok(())
+    }
+}
+
+fn index_of(source: &StoreSource) -> Result<Option<Index>> {
+    let (root, bytes) = source.root()?;
+    match Document::parse(&bytes, &root.media_type) {
+        Ok(Document::Index(index)) => Ok(Some(index)),
+        _ => Ok(None),
     }
 }

@@ -1,0 +1,265 @@
+//! Arguments of the commands on images, as typed: copy, pull, index, login, verify, diff, load.
+#![allow(missing_docs, reason = "hidden flags have no help, and help is what the doc comments are")]
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::args::RegistryArgs;
+
+/// `lapstrake copy`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Images:\n  docker://NAME[:TAG|@DIGEST]   of a registry\n  oci:DIR[:TAG|@DIGEST]         of an OCI layout\n  oci-archive:FILE[:TAG]        of an OCI layout in a tar\n  docker-archive:FILE[:NAME]    as `docker save` writes it (one platform)\n  dir:DIR                       as files\n  NAME[:TAG]                    of the store\n\nAll platforms are copied unless --platform names some; digests stay the same."
+)]
+pub struct CopyArgs {
+    /// Image to copy
+    #[arg(value_name = "SRC")]
+    pub source: String,
+    /// Where to
+    #[arg(value_name = "DST")]
+    pub destination: String,
+    /// Copy only these platforms
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_delimiter = ',')]
+    pub platform: Vec<String>,
+    /// Compress layers anew: gzip, zstd or none (digests change)
+    #[arg(long, value_name = "ALGORITHM")]
+    pub compression: Option<CompressionArg>,
+    /// Level of --compression: 1 to 9 for gzip, 1 to 19 for zstd
+    #[arg(long, value_name = "N", requires = "compression")]
+    pub compression_level: Option<u32>,
+    /// Take along what refers to the image: signatures, SBOMs (OCI 1.1 referrers)
+    #[arg(long)]
+    pub referrers: bool,
+    /// Another tag for the copy, in a registry or the store (repeatable)
+    #[arg(long, value_name = "TAG")]
+    pub additional_tag: Vec<String>,
+    /// Show no progress; print only the result
+    #[arg(short, long)]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+}
+
+/// `--compression`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CompressionArg {
+    /// gzip, which every engine reads
+    Gzip,
+    /// zstd, for engines of 2022 and later
+    Zstd,
+    /// No compression
+    #[value(alias = "uncompressed")]
+    None,
+}
+
+/// `lapstrake pull`
+#[derive(Debug, Args)]
+pub struct PullArgs {
+    /// Images of registries (repeatable)
+    #[arg(value_name = "NAME[:TAG|@DIGEST]", required = true)]
+    pub names: Vec<String>,
+    /// Get only these platforms [default: all]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_delimiter = ',')]
+    pub platform: Vec<String>,
+    /// Take along what refers to the image: signatures, SBOMs
+    #[arg(long)]
+    pub referrers: bool,
+    /// Show no progress; print only the result
+    #[arg(short, long)]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+}
+
+/// `lapstrake index`
+#[derive(Debug, Args)]
+pub struct IndexArgs {
+    #[command(subcommand)]
+    pub command: IndexCommand,
+}
+
+/// `lapstrake index …`
+#[derive(Debug, Subcommand)]
+pub enum IndexCommand {
+    /// Make one multi-platform image of several images
+    Create(IndexCreateArgs),
+    /// Add images to an index; one of the same platform is replaced
+    Append(IndexCreateArgs),
+    /// Change platform or annotations of an entry, or annotations of the index
+    Annotate(IndexAnnotateArgs),
+    /// Join OCI layouts (the artifacts of a CI matrix): same names become one image each
+    Merge(IndexMergeArgs),
+    /// Take entries out of an index
+    Remove(IndexRemoveArgs),
+}
+
+/// `lapstrake index create|append`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "A SRC may say more of its entry, after commas:\n  app:win22,os.version=10.0.20348.1,os.features=win32k,annotation.KEY=VALUE\n  keys: platform, os, arch, variant, os.version, os.features (joined by +), annotation.KEY\n\nThe network is used only where a docker:// name is given."
+)]
+pub struct IndexCreateArgs {
+    /// The index: a name in the store, oci:DIR[:TAG], oci-archive:FILE, docker://NAME
+    #[arg(value_name = "DST")]
+    pub destination: String,
+    /// Images and indexes that go into it
+    #[arg(value_name = "SRC[,KEY=VALUE…]", required = true)]
+    pub sources: Vec<String>,
+    /// Annotation of the index (repeatable)
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub annotation: Vec<String>,
+    /// Take entries whose config says another platform
+    #[arg(long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+}
+
+/// `lapstrake index annotate`
+#[derive(Debug, Args)]
+pub struct IndexAnnotateArgs {
+    /// The index
+    #[arg(value_name = "DST")]
+    pub destination: String,
+    /// The entry, by platform or digest; without it, --annotation is for the index
+    #[arg(value_name = "PLATFORM|DIGEST")]
+    pub entry: Option<String>,
+    /// Operating system
+    #[arg(long)]
+    pub os: Option<String>,
+    /// Architecture
+    #[arg(long)]
+    pub arch: Option<String>,
+    /// Variant of the architecture; empty takes it away
+    #[arg(long)]
+    pub variant: Option<String>,
+    /// Version of the operating system; empty takes it away
+    #[arg(long)]
+    pub os_version: Option<String>,
+    /// Features of the operating system
+    #[arg(long, value_delimiter = ',')]
+    pub os_features: Vec<String>,
+    /// Annotation; an empty value takes it away (repeatable)
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub annotation: Vec<String>,
+    /// Claim a platform that the config does not say
+    #[arg(long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+}
+
+/// `lapstrake index remove`
+#[derive(Debug, Args)]
+pub struct IndexRemoveArgs {
+    /// The index
+    #[arg(value_name = "DST")]
+    pub destination: String,
+    /// Entries, by platform or digest
+    #[arg(value_name = "PLATFORM|DIGEST", required = true)]
+    pub entries: Vec<String>,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+}
+
+/// `lapstrake index merge`
+#[derive(Debug, Args)]
+pub struct IndexMergeArgs {
+    /// OCI layouts: directories, or archives
+    #[arg(value_name = "LAYOUT", required = true)]
+    pub layouts: Vec<PathBuf>,
+    /// Where to: a directory, or a name as `copy` has them
+    #[arg(short, long, value_name = "DST")]
+    pub output: String,
+    /// Take entries whose config says another platform
+    #[arg(long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+}
+
+/// `lapstrake login`
+#[derive(Debug, Args)]
+pub struct LoginArgs {
+    /// Registry, as registry.example:5000 [default: docker.io]
+    #[arg(value_name = "REGISTRY")]
+    pub registry_name: Option<String>,
+    /// User name
+    #[arg(short, long, value_name = "NAME")]
+    pub username: Option<String>,
+    /// Read the password from standard input
+    #[arg(long)]
+    pub password_stdin: bool,
+    /// File to write [default: where Docker or Podman reads]
+    #[arg(long, value_name = "FILE")]
+    pub authfile: Option<PathBuf>,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+}
+
+/// `lapstrake logout`
+#[derive(Debug, Args)]
+pub struct LogoutArgs {
+    /// Registry [default: docker.io]
+    #[arg(value_name = "REGISTRY")]
+    pub registry_name: Option<String>,
+    /// File to change [default: every one that Docker or Podman reads]
+    #[arg(long, value_name = "FILE")]
+    pub authfile: Option<PathBuf>,
+}
+
+/// `lapstrake verify`
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Image, as `copy` takes it; every platform is read and hashed
+    #[arg(required = true)]
+    pub images: Vec<String>,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+}
+
+/// `lapstrake diff`
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// The image before
+    pub before: String,
+    /// The image after
+    pub after: String,
+    /// Platform of both [default: this machine's, or the only one]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub platform: Option<String>,
+    /// json prints lists for programs
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<super::args::InspectFormat>,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+}
+
+/// `lapstrake load`
+#[derive(Debug, Args)]
+pub struct LoadArgs {
+    /// Image, as `copy` takes it, or an archive file
+    #[arg(value_name = "FILE|NAME")]
+    pub image: String,
+    /// Platforms to load [default: all where the engine can, else its own]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_delimiter = ',')]
+    pub platform: Vec<String>,
+    /// Engine to load into [default: the first that runs]
+    #[arg(long, value_name = "ENGINE")]
+    pub engine: Option<EngineArg>,
+    /// Show no progress; print only the result
+    #[arg(short, long)]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+}
+
+/// `--engine`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EngineArg {
+    /// Docker, by its socket or program
+    Docker,
+    /// Podman
+    Podman,
+}
