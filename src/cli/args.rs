@@ -8,9 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::image_args::{
-    CopyArgs, DiffArgs, IndexArgs, LoadArgs, LoginArgs, LogoutArgs, PullArgs, VerifyArgs,
-};
+use super::image_args::{CopyArgs, IndexArgs, PullArgs};
 
 /// Build container images from Dockerfiles: no daemon, no root, every platform.
 #[derive(Debug, Parser)]

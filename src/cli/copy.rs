@@ -217,9 +217,9 @@ fn shown(text: &str, name: &ImageName) -> String {
 fn compression(args: &CopyArgs) -> Result<Option<Compression>> {
     let level = args.compression_level;
     let check = |most: u32| match level {
-        Some(level) if level < 1 || level > most => Err(Report::usage(format!(
-            "--compression-level {level}: expected 1 to {most}"
-        ))),
+        Some(level) if level < 1 || level > most => {
+            Err(Report::usage(format!("--compression-level {level}: expected 1 to {most}")))
+        }
         _ => Ok(()),
     };
     Ok(match args.compression {
@@ -243,9 +243,8 @@ pub fn pull(args: &PullArgs, env: &Environment) -> Result<()> {
     let mut names = Vec::new();
     for text in &args.names {
         let bare = text.strip_prefix("docker://").unwrap_or(text);
-        let reference = bare
-            .parse::<Reference>()
-            .map_err(|error| Report::of(Exit::Usage, text, &error))?;
+        let reference =
+            bare.parse::<Reference>().map_err(|error| Report::of(Exit::Usage, text, &error))?;
         names.push(reference);
     }
     let place = Place::open(env, &args.registry)?;

@@ -47,9 +47,7 @@ fn create(args: &IndexCreateArgs, env: &Environment, append: bool) -> Result<()>
     let same = if append { Same::Replace } else { Same::Refuse };
     for (shown, name, claim) in &given {
         let source: Arc<dyn Source> = place.source(name, shown)?.into();
-        assembly
-            .add(source, claim, same, args.force)
-            .map_err(|error| failed(&what, &error))?;
+        assembly.add(source, claim, same, args.force).map_err(|error| failed(&what, &error))?;
     }
     set_annotations(&mut assembly, &annotations);
     write(env, &place, &to, &args.destination, assembly)
@@ -73,17 +71,16 @@ fn annotate(args: &IndexAnnotateArgs, env: &Environment) -> Result<()> {
     match &args.entry {
         Some(entry) => {
             let what = format!("cannot annotate {entry} of {}", args.destination);
-            assembly
-                .annotate(entry, &claim, args.force)
-                .map_err(|error| failed(&what, &error))?;
+            assembly.annotate(entry, &claim, args.force).map_err(|error| failed(&what, &error))?;
         }
         None if claim.is_platform() => {
             return Err(Report::usage("a platform is one of an entry, and none is named")
                 .with_hint("name the entry by its platform or digest after the index"));
         }
         None if annotations.is_empty() => {
-            return Err(Report::usage("nothing to change")
-                .with_hint("give --annotation, --os, --arch, --variant, --os-version or --os-features"));
+            return Err(Report::usage("nothing to change").with_hint(
+                "give --annotation, --os, --arch, --variant, --os-version or --os-features",
+            ));
         }
         None => set_annotations(&mut assembly, &annotations),
     }
@@ -108,9 +105,11 @@ fn remove(args: &IndexRemoveArgs, env: &Environment) -> Result<()> {
 /// Joins layouts. Images of one name become one image; nameless ones another.
 fn merge(args: &IndexMergeArgs, env: &Environment) -> Result<()> {
     let (to, is_dir) = match ImageName::parse(&args.output) {
-        Ok(name @ (ImageName::Layout { .. }
+        Ok(
+            name @ (ImageName::Layout { .. }
             | ImageName::OciArchive { .. }
-            | ImageName::Registry(_))) => (name.relative_to(&env.cwd), false),
+            | ImageName::Registry(_)),
+        ) => (name.relative_to(&env.cwd), false),
         _ => {
             let path = env.cwd.join(&args.output);
             (ImageName::Layout { path, selector: Selector::default() }, true)
@@ -123,14 +122,13 @@ fn merge(args: &IndexMergeArgs, env: &Environment) -> Result<()> {
         let path = env.cwd.join(path);
         let entries = entries_of(&path)
             .map_err(|error| failed(&format!("cannot read {}", path.display()), &error))?;
-        for entry in entries.iter().filter(|entry| {
-            !entry.is_attestation() && entry.artifact_type.is_none()
-        }) {
+        for entry in
+            entries.iter().filter(|entry| !entry.is_attestation() && entry.artifact_type.is_none())
+        {
             let full = entry.annotations.get(IMAGE_NAME).and_then(|name| name.parse().ok());
             let tag = entry.annotations.get(REF_NAME).cloned().filter(|_| full.is_none());
             let name = layout_image(&path, entry.digest);
-            let source: Arc<dyn Source> =
-                place.source(&name, &path.display().to_string())?.into();
+            let source: Arc<dyn Source> = place.source(&name, &path.display().to_string())?.into();
             let at = match images.iter().position(|(f, t, _)| *f == full && *t == tag) {
                 Some(at) => at,
                 None => {
@@ -169,9 +167,8 @@ fn merge(args: &IndexMergeArgs, env: &Environment) -> Result<()> {
         names.dedup();
         let source = assembly.finish();
         let options = CopyOptions { jobs: JOBS, referrers: true };
-        let copied =
-            transport::copy_with(&source, sink.as_ref(), &names, options, &|_, _, _| {})
-                .map_err(|error| failed(&format!("cannot write {}", args.output), &error))?;
+        let copied = transport::copy_with(&source, sink.as_ref(), &names, options, &|_, _, _| {})
+            .map_err(|error| failed(&format!("cannot write {}", args.output), &error))?;
         let name = names.first().map_or_else(|| args.output.clone(), Reference::familiar);
         env.print(&format!("{name}@{}\n", copied.root.digest));
     }
@@ -206,7 +203,9 @@ fn write(
     // Told before the sink makes anything.
     let (root, bytes) = source.root().map_err(|error| failed(&what, &error))?;
     if matches!(to, ImageName::Dir { .. } | ImageName::DockerArchive { .. }) {
-        return Err(Report::usage(format!("{shown}: an index goes into a layout, an archive of one, the store or a registry")));
+        return Err(Report::usage(format!(
+            "{shown}: an index goes into a layout, an archive of one, the store or a registry"
+        )));
     }
     let (sink, names) = place.sink(to, shown)?;
     sink.accepts(&root, &bytes).map_err(|error| failed(&what, &error))?;
@@ -254,9 +253,9 @@ fn parse_source(text: &str) -> Result<(&str, Claim)> {
         let (key, value) = part.split_once('=').ok_or_else(wrong)?;
         let value_text = value.to_owned();
         match key {
-            "platform" => claim.set_platform(value).map_err(|error| {
-                Report::of(super::report::Exit::Usage, text, &error)
-            })?,
+            "platform" => claim
+                .set_platform(value)
+                .map_err(|error| Report::of(super::report::Exit::Usage, text, &error))?,
             "os" => claim.os = Some(value_text),
             "arch" | "architecture" => claim.architecture = Some(value_text),
             "variant" => claim.variant = Some(value_text),
@@ -282,7 +281,10 @@ mod tests {
 
     #[test]
     fn sources_say_more_of_their_entries() {
-        let (name, claim) = parse_source("app:win,platform=windows(10.0.1.2)/amd64,os.features=a+b,annotation.k.x=v=w").unwrap();
+        let (name, claim) = parse_source(
+            "app:win,platform=windows(10.0.1.2)/amd64,os.features=a+b,annotation.k.x=v=w",
+        )
+        .unwrap();
         assert_eq!(name, "app:win");
         assert_eq!(claim.os.as_deref(), Some("windows"));
         assert_eq!(claim.os_version.as_deref(), Some("10.0.1.2"));

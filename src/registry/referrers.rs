@@ -4,12 +4,12 @@
 //! not, clients keep the list themselves, as an index under a tag that is made of the digest. Which
 //! of the two a registry is, the answer to a push says: `OCI-Subject` means that it keeps the list.
 
+use super::Client;
 use super::auth::Access;
 use super::error::{Error, Result};
 use super::http::{Method, Payload, Request};
 use super::pull::{api, temporary_as_error};
 use super::url::Url;
-use super::Client;
 use crate::oci::manifest::MAX_SIZE;
 use crate::oci::{Descriptor, Digest, Document, Index, Reference, media_type};
 
@@ -37,7 +37,8 @@ impl Client {
                 temporary_as_error(self.call(repository, Access::Pull, &[], &make, none)?)
             })?;
             let said = response.header("content-type").unwrap_or_default();
-            let is_list = said.split(';').next().unwrap_or_default().trim() == media_type::OCI_INDEX;
+            let is_list =
+                said.split(';').next().unwrap_or_default().trim() == media_type::OCI_INDEX;
             // A page of a web server is no list.
             if response.status != 200 || !is_list {
                 return match response.status {
@@ -50,10 +51,8 @@ impl Client {
             let link = response.header("link").and_then(next_page).map(str::to_owned);
             let url = response.url.clone();
             let bytes = response.read(MAX_SIZE)?;
-            let protocol = |reason: &str| Error::Protocol {
-                url: url.to_string(),
-                reason: reason.to_owned(),
-            };
+            let protocol =
+                |reason: &str| Error::Protocol { url: url.to_string(), reason: reason.to_owned() };
             match Document::parse(&bytes, media_type::OCI_INDEX) {
                 Ok(Document::Index(index)) => out.extend(index.manifests),
                 _ => return Err(protocol("its list of referrers is no index")),

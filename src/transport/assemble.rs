@@ -381,11 +381,7 @@ fn check(source: &dyn Source, entry: &Descriptor, said: &Platform, force: bool) 
     if same {
         return Ok(());
     }
-    Err(Error::Claim {
-        place: source.describe(),
-        said: said.format_all(),
-        own: own.format_all(),
-    })
+    Err(Error::Claim { place: source.describe(), said: said.format_all(), own: own.format_all() })
 }
 
 impl Assembled {

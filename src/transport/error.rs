@@ -260,9 +260,9 @@ impl Error {
             Error::NoPlatform { there, .. } if !there.is_empty() => {
                 Some(format!("choose another platform, as in --platform {}", there[0]))
             }
-            Error::NotInStore { name } => {
-                Some(format!("`lapstrake pull {name}` brings it in, or name the registry: docker://{name}"))
-            }
+            Error::NotInStore { name } => Some(format!(
+                "`lapstrake pull {name}` brings it in, or name the registry: docker://{name}"
+            )),
             Error::Claim { .. } => {
                 Some("say what the image is, or insist on it with --force".to_owned())
             }

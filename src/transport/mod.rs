@@ -44,6 +44,8 @@ pub mod stored;
 pub mod validate;
 
 #[cfg(test)]
+mod change_tests;
+#[cfg(test)]
 mod fixture;
 #[cfg(test)]
 mod tests;

@@ -25,9 +25,7 @@ use crate::layer::compress::{Decoder, Encoder};
 use crate::oci::digest::Hasher;
 use crate::oci::manifest::MAX_DEPTH;
 use crate::oci::media_type::{self, LayerCompression};
-use crate::oci::{
-    Descriptor, DiffId, Digest, Document, ImageConfig, Index, Manifest, Reference,
-};
+use crate::oci::{Descriptor, DiffId, Digest, Document, ImageConfig, Index, Manifest, Reference};
 
 /// A source with other layers.
 pub struct Recompressed {
@@ -185,6 +183,7 @@ impl Work<'_> {
                 let diff_id = config.rootfs.diff_ids.get(at);
                 let mut packed = self.layer(layer, diff_id)?;
                 packed.annotations = layer.annotations.clone();
+                packed.annotations.retain(|key, _| !is_about_bytes(key));
                 new.layers[at] = packed;
             }
         }
@@ -200,8 +199,7 @@ impl Work<'_> {
         let path = self.scratch.join(layer.digest.hex());
         let file = File::create(&path).map_err(io_error("create", &path))?;
         let told = Told { inner: self.inner.blob(layer)?, count: 0, layer, tell: self.progress };
-        let mut decoder =
-            Decoder::new(told).map_err(|error| read_error(&place, &label, error))?;
+        let mut decoder = Decoder::new(told).map_err(|error| read_error(&place, &label, error))?;
         let out = Hashed { inner: BufWriter::new(file), hasher: Hasher::new(), size: 0 };
         let mut encoder = Encoder::new(out, self.compression, self.threads);
         let mut hasher = Hasher::new();
@@ -229,6 +227,14 @@ impl Work<'_> {
         self.layers.insert(layer.digest, new.clone());
         Ok(new)
     }
+}
+
+/// Tells whether an annotation of a layer is about its compressed bytes: tables of contents of
+/// eStargz and zstd:chunked, which new bytes do not have.
+fn is_about_bytes(key: &str) -> bool {
+    key.starts_with("containerd.io/snapshot/stargz/")
+        || key.starts_with("io.containers.estargz.")
+        || key.starts_with("io.github.containers.zstd-chunked.")
 }
 
 /// Tells of progress while a layer is read.

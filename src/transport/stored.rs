@@ -12,8 +12,8 @@ use super::fetch::save;
 use super::layout::entries_named;
 use super::{OpenBlob, Sink, Source};
 use crate::oci::manifest::MAX_SIZE;
-use crate::registry::referrers_tag;
 use crate::oci::{Descriptor, Digest, Document, Index, Reference};
+use crate::registry::referrers_tag;
 use crate::store::{self, Guard, Store};
 
 /// An image of the store.

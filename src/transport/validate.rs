@@ -263,9 +263,14 @@ impl Check<'_> {
                 (None, [_]) => self.problem(place, format!("{} has no platform", entry.digest)),
                 _ => {}
             }
-            for platform in below {
+            for mut platform in below {
+                // Many builders leave the version out of the config, and the index tells images of
+                // Windows apart by it.
+                if let (None, Some(said)) = (&platform.os_version, &entry.platform) {
+                    platform.os_version = said.os_version.clone();
+                }
                 if !platforms.insert(platform.format_all()) {
-                    self.problem(place, format!("two images for {platform}"));
+                    self.problem(place, format!("two images for {}", platform.format_all()));
                 }
                 out.push(platform);
             }
@@ -279,7 +284,7 @@ impl Check<'_> {
         let same = said.os == own.os
             && said.architecture == own.architecture
             && said.variant == own.variant
-            && said.os_version == own.os_version;
+            && (said.os_version == own.os_version || own.os_version.is_none());
         if !same {
             let (said, own) = (said.format_all(), own.format_all());
             self.problem(place, format!("says {said}, the config says {own}"));

@@ -38,6 +38,8 @@ mod from;
 mod harness;
 /// .dockerignore.
 mod ignore;
+/// copy and pull.
+mod image_copy;
 /// The main job: demo, Debian, our own image.
 mod jobs;
 /// Whiteouts, hard links, devices, many layers, compression.
