@@ -1,4 +1,4 @@
-//! Arguments of the commands on images, as typed: copy, pull, index, login, verify, diff, load.
+//! Arguments of the commands on images, as typed: copy, pull, index, verify, diff, load, login.
 #![allow(missing_docs, reason = "hidden flags have no help, and help is what the doc comments are")]
 
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use super::args::RegistryArgs;
 /// `lapstrake copy`
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Images:\n  docker://NAME[:TAG|@DIGEST]   of a registry\n  oci:DIR[:TAG|@DIGEST]         of an OCI layout\n  oci-archive:FILE[:TAG]        of an OCI layout in a tar\n  docker-archive:FILE[:NAME]    as `docker save` writes it (one platform)\n  dir:DIR                       as files\n  NAME[:TAG]                    of the store\n\nAll platforms are copied unless --platform names some; digests stay the same."
+    after_help = "Images:\n  docker://NAME[:TAG|@DIGEST]   of a registry\n  oci:DIR[:TAG|@DIGEST]         of an OCI layout\n  oci-archive:FILE[:TAG]        of an OCI layout in a tar\n  docker-archive:FILE[:NAME]    as `docker save` writes it (one platform)\n  dir:DIR                       as files\n  NAME[:TAG]                    of the store\n\nAll platforms are copied unless --platform names some; digests stay the same.\n\nExamples:\n  lapstrake copy docker://quay.io/team/app:1 docker://registry.example/app:1 --referrers\n  lapstrake copy app:1 oci-archive:app.tar\n  lapstrake copy --platform linux/arm64 docker://alpine:3 docker-archive:alpine.tar:alpine:3\n  lapstrake copy --compression zstd oci:in:1 oci:out:1"
 )]
 pub struct CopyArgs {
     /// Image to copy
@@ -55,6 +55,9 @@ pub enum CompressionArg {
 
 /// `lapstrake pull`
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  lapstrake pull alpine:3\n  lapstrake pull --platform linux/arm64,linux/amd64 registry.example/team/app@sha256:…"
+)]
 pub struct PullArgs {
     /// Images of registries (repeatable)
     #[arg(value_name = "NAME[:TAG|@DIGEST]", required = true)]
@@ -97,7 +100,7 @@ pub enum IndexCommand {
 /// `lapstrake index create|append`
 #[derive(Debug, Args)]
 #[command(
-    after_help = "A SRC may say more of its entry, after commas:\n  app:win22,os.version=10.0.20348.1,os.features=win32k,annotation.KEY=VALUE\n  keys: platform, os, arch, variant, os.version, os.features (joined by +), annotation.KEY\n\nThe network is used only where a docker:// name is given."
+    after_help = "A SRC may say more of its entry, after commas:\n  app:win22,os.version=10.0.20348.1,os.features=win32k,annotation.KEY=VALUE\n  keys: platform, os, arch, variant, os.version, os.features (joined by +), annotation.KEY\n\nThe network is used only where a docker:// name is given.\n\nExamples:\n  lapstrake index create app:latest app:amd64 app:arm64\n  lapstrake index create docker://registry.example/app:1 oci:linux docker://registry.example/app:win\n  lapstrake index append app:latest app:riscv64"
 )]
 pub struct IndexCreateArgs {
     /// The index: a name in the store, oci:DIR[:TAG], oci-archive:FILE, docker://NAME
@@ -118,6 +121,9 @@ pub struct IndexCreateArgs {
 
 /// `lapstrake index annotate`
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  lapstrake index annotate app:latest linux/arm --variant v7\n  lapstrake index annotate app:latest --annotation org.opencontainers.image.vendor=Example"
+)]
 pub struct IndexAnnotateArgs {
     /// The index
     #[arg(value_name = "DST")]
@@ -152,6 +158,9 @@ pub struct IndexAnnotateArgs {
 
 /// `lapstrake index remove`
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  lapstrake index remove app:latest linux/s390x 'windows(10.0.17763.1)/amd64'"
+)]
 pub struct IndexRemoveArgs {
     /// The index
     #[arg(value_name = "DST")]
@@ -165,6 +174,9 @@ pub struct IndexRemoveArgs {
 
 /// `lapstrake index merge`
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  lapstrake index merge amd64/ arm64/ -o out/\n  lapstrake index merge amd64.tar arm64.tar -o docker://registry.example/app:1"
+)]
 pub struct IndexMergeArgs {
     /// OCI layouts: directories, or archives
     #[arg(value_name = "LAYOUT", required = true)]

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::oci::descriptor::{IMAGE_NAME, REF_NAME};
-use crate::oci::{Digest, Reference};
+use crate::oci::{Descriptor, Digest, Reference};
 use crate::transport::assemble::{Assembly, Claim, Same};
 use crate::transport::layout::entries_of;
 use crate::transport::{self, CopyOptions, ImageName, Selector, Source};
@@ -122,9 +122,7 @@ fn merge(args: &IndexMergeArgs, env: &Environment) -> Result<()> {
         let path = env.cwd.join(path);
         let entries = entries_of(&path)
             .map_err(|error| failed(&format!("cannot read {}", path.display()), &error))?;
-        for entry in
-            entries.iter().filter(|entry| !entry.is_attestation() && entry.artifact_type.is_none())
-        {
+        for entry in entries.iter().filter(|entry| is_image(entry)) {
             let full = entry.annotations.get(IMAGE_NAME).and_then(|name| name.parse().ok());
             let tag = entry.annotations.get(REF_NAME).cloned().filter(|_| full.is_none());
             let name = layout_image(&path, entry.digest);
@@ -173,6 +171,15 @@ fn merge(args: &IndexMergeArgs, env: &Environment) -> Result<()> {
         env.print(&format!("{name}@{}\n", copied.root.digest));
     }
     Ok(())
+}
+
+/// Tells an entry of index.json that is an image from what is about one.
+fn is_image(entry: &Descriptor) -> bool {
+    // The list of an image's referrers has a tag that is made of the image's digest.
+    let is_list = entry.annotations.get(REF_NAME).is_some_and(|tag| {
+        tag.strip_prefix("sha256-").is_some_and(|hex| Digest::from_hex(hex).is_some())
+    });
+    !entry.is_attestation() && entry.artifact_type.is_none() && !is_list
 }
 
 /// Names one image of a layout by its digest.

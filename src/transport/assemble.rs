@@ -42,6 +42,8 @@ pub struct Assembly {
     entries: Vec<(Descriptor, usize)>,
     /// The index that it began with, for all that is not entries.
     base: Option<Index>,
+    /// What configs say, so that each is read once.
+    configs: BTreeMap<Digest, Platform>,
     /// Annotations of the index itself.
     pub annotations: BTreeMap<String, String>,
 }
@@ -159,6 +161,7 @@ impl Assembly {
                     return Err(Error::NotAnImage { place, what: root.digest.to_string() });
                 }
                 let own = config_platform(source.as_ref(), &manifest)?;
+                self.configs.insert(root.digest, own.clone());
                 vec![Descriptor { annotations: BTreeMap::new(), ..root }.with_platform(own)]
             }
             Document::Index(index) => {
@@ -208,7 +211,7 @@ impl Assembly {
         let own = entry.platform.clone().unwrap_or_else(|| Platform::linux("unknown", None));
         let platform = claim.apply(&own);
         // What an index says of its images is a claim too.
-        check(self.sources[at].as_ref(), &entry, &platform, force)?;
+        self.check(at, &entry, &platform, force)?;
         entry.platform = Some(platform.clone());
         let full = platform.format_all();
         let there = self.entries.iter().position(|(known, _)| {
@@ -241,8 +244,7 @@ impl Assembly {
     pub fn annotate(&mut self, wanted: &str, claim: &Claim, force: bool) -> Result<usize> {
         let found = self.find(wanted)?;
         for position in &found {
-            let (entry, at) = &self.entries[*position];
-            let mut entry = entry.clone();
+            let (mut entry, at) = self.entries[*position].clone();
             if claim.is_platform() {
                 let own = match &entry.platform {
                     Some(platform) => platform.clone(),
@@ -250,7 +252,7 @@ impl Assembly {
                 };
                 let platform = claim.apply(&own);
                 if !entry.is_attestation() {
-                    check(self.sources[*at].as_ref(), &entry, &platform, force)?;
+                    self.check(at, &entry, &platform, force)?;
                 }
                 entry.platform = Some(platform);
             }
@@ -307,6 +309,38 @@ impl Assembly {
         Err(Error::NoPlatform { wanted: wanted.to_owned(), there })
     }
 
+    /// Compares what is claimed of an image with its config. What the config does not say may be
+    /// claimed: Windows' features, and versions that some builders leave out.
+    fn check(&mut self, at: usize, entry: &Descriptor, said: &Platform, force: bool) -> Result<()> {
+        if force {
+            return Ok(());
+        }
+        let source = self.sources[at].as_ref();
+        let own = match self.configs.get(&entry.digest) {
+            Some(own) => own.clone(),
+            None => {
+                let bytes = source.manifest(entry)?;
+                let Document::Manifest(manifest) = parse(source, entry, &bytes)? else {
+                    return Ok(());
+                };
+                let own = config_platform(source, &manifest)?;
+                self.configs.insert(entry.digest, own.clone());
+                own
+            }
+        };
+        let no_variant = own.variant.is_none();
+        let own = own.normalized();
+        let same = said.os == own.os
+            && said.architecture == own.architecture
+            && (said.variant == own.variant || no_variant)
+            && (said.os_version == own.os_version || own.os_version.is_none());
+        if same {
+            return Ok(());
+        }
+        let (said, own) = (said.format_all(), own.format_all());
+        Err(Error::Claim { place: source.describe(), said, own })
+    }
+
     fn drop_attestations(&mut self, of: &[Digest]) {
         self.entries.retain(|(entry, _)| {
             let about = entry.annotations.get(REFERENCE_DIGEST).and_then(|of| of.parse().ok());
@@ -361,27 +395,6 @@ fn parse(source: &dyn Source, descriptor: &Descriptor, bytes: &[u8]) -> Result<D
         what: descriptor.digest.to_string(),
         source: error,
     })
-}
-
-/// Compares what is claimed of an image with its config. What the config does not say may be
-/// claimed: Windows' features, and versions that some builders leave out.
-fn check(source: &dyn Source, entry: &Descriptor, said: &Platform, force: bool) -> Result<()> {
-    if force {
-        return Ok(());
-    }
-    let bytes = source.manifest(entry)?;
-    let Document::Manifest(manifest) = parse(source, entry, &bytes)? else { return Ok(()) };
-    let own = config_platform(source, &manifest)?;
-    let no_variant = own.variant.is_none();
-    let own = own.normalized();
-    let same = said.os == own.os
-        && said.architecture == own.architecture
-        && (said.variant == own.variant || no_variant)
-        && (said.os_version == own.os_version || own.os_version.is_none());
-    if same {
-        return Ok(());
-    }
-    Err(Error::Claim { place: source.describe(), said: said.format_all(), own: own.format_all() })
 }
 
 impl Assembled {

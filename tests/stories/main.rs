@@ -40,6 +40,8 @@ mod harness;
 mod ignore;
 /// copy and pull.
 mod image_copy;
+/// Indexes made of images.
+mod index;
 /// The main job: demo, Debian, our own image.
 mod jobs;
 /// Whiteouts, hard links, devices, many layers, compression.
