@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::image_args::{CopyArgs, IndexArgs, PullArgs};
+use super::image_args::{CopyArgs, DiffArgs, IndexArgs, PullArgs, VerifyArgs};
 
 /// Build container images from Dockerfiles: no daemon, no root, every platform.
 #[derive(Debug, Parser)]
@@ -57,6 +57,10 @@ pub enum Command {
     Pull(PullArgs),
     /// Make and change multi-platform images
     Index(IndexArgs),
+    /// Compare the files and configs of two images
+    Diff(DiffArgs),
+    /// Read images whole and hash everything anew
+    Verify(VerifyArgs),
 }
 
 /// `lapstrake build`
@@ -266,15 +270,24 @@ pub struct PushArgs {
 
 /// `lapstrake inspect`
 #[derive(Debug, Args)]
+#[command(
+    after_help = "A template has Go's form and sees what docker image inspect, imagetools inspect and skopeo inspect show:\n  Id Digest RepoTags RepoDigests Created Author Architecture Variant Os OsVersion Platform Platforms Size\n  Config RootFS History Labels Env Layers LayersData Manifest Image Provenance SBOM\nIt is about --platform, else this machine's image, else the first. Size is what the layers have in a registry.\n\nExamples:\n  lapstrake inspect docker://alpine:3\n  lapstrake inspect app:1 --format '{{.Os}}/{{.Architecture}}'\n  lapstrake inspect oci:out --format '{{json .Config.Labels}}' --platform linux/arm64\n  lapstrake inspect app:1 --layers"
+)]
 pub struct InspectArgs {
-    /// Image: a name in the store, oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE, docker://NAME
+    /// Image: a name in the store, oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE, dir:DIR, docker://NAME
     pub image: String,
-    /// json prints everything for programs
-    #[arg(long, value_name = "FORMAT")]
-    pub format: Option<InspectFormat>,
+    /// json prints everything for programs; a template such as '{{.Os}}' what it asks for
+    #[arg(short, long, value_name = "FORMAT")]
+    pub format: Option<String>,
     /// Print the manifest or index as it is stored
     #[arg(long, conflicts_with = "format")]
     pub raw: bool,
+    /// List the files of each layer, what they overwrite, and the bytes wasted
+    #[arg(long, conflicts_with = "raw")]
+    pub layers: bool,
+    /// Show only these platforms
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_delimiter = ',')]
+    pub platform: Vec<String>,
     #[command(flatten)]
     pub registry: RegistryArgs,
 }

@@ -223,9 +223,12 @@ pub struct LogoutArgs {
 
 /// `lapstrake verify`
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Manifests, configs and layers are hashed, layers also uncompressed, and compared with what names them,\nas strictly as the OCI specification allows. Exit code 5 when something is wrong.\n\nExamples:\n  lapstrake verify app:1\n  lapstrake verify oci:out docker://registry.example/app:1"
+)]
 pub struct VerifyArgs {
-    /// Image, as `copy` takes it; every platform is read and hashed
-    #[arg(required = true)]
+    /// Images, as `copy` takes them; every platform is read. Of oci:DIR without a tag, all images
+    #[arg(value_name = "IMAGE", required = true)]
     pub images: Vec<String>,
     #[command(flatten)]
     pub registry: RegistryArgs,
@@ -233,12 +236,15 @@ pub struct VerifyArgs {
 
 /// `lapstrake diff`
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Files are compared by content, mode, owner, links and attributes; times are not. Nothing is unpacked.\n\nExamples:\n  lapstrake diff app:1 app:2\n  lapstrake diff docker://alpine:3.20 docker://alpine:3.21 --platform linux/arm64"
+)]
 pub struct DiffArgs {
     /// The image before
     pub before: String,
     /// The image after
     pub after: String,
-    /// Platform of both [default: this machine's, or the only one]
+    /// Platform of both [default: the only one, else this machine's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub platform: Option<String>,
     /// json prints lists for programs

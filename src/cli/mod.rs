@@ -10,6 +10,7 @@ mod call;
 mod copy;
 mod doctor;
 mod environment;
+mod files;
 pub mod image_args;
 mod images;
 mod index;
@@ -22,6 +23,8 @@ pub mod report;
 mod shell;
 mod sources;
 mod storage;
+mod template;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -65,6 +68,8 @@ pub fn main() -> ExitCode {
         Command::Copy(args) => copy::copy(args, &env),
         Command::Pull(args) => copy::pull(args, &env),
         Command::Index(args) => index::run(args, &env),
+        Command::Diff(args) => files::diff(args, &env),
+        Command::Verify(args) => verify::run(args, &env),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -9,6 +9,7 @@
 //! a layer becomes bytes.
 
 pub mod archive;
+pub mod changes;
 pub mod compress;
 pub mod pack;
 pub mod path;

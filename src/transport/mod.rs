@@ -30,6 +30,7 @@
 pub mod archive;
 pub mod assemble;
 mod blob;
+mod contents;
 mod copy;
 pub mod dir;
 mod error;
@@ -60,6 +61,7 @@ use crate::store::Store;
 
 pub use crate::registry::Client;
 pub use blob::Verified;
+pub use contents::read_contents;
 pub use copy::{Copied, CopyOptions, copy, copy_with, read_small};
 pub use error::{Error, Result};
 pub use fetch::{Progress, fetch_blobs, fetch_layers};

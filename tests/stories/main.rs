@@ -42,6 +42,8 @@ mod ignore;
 mod image_copy;
 /// Indexes made of images.
 mod index;
+/// Templates, files by layer, diff, verify.
+mod inspect;
 /// The main job: demo, Debian, our own image.
 mod jobs;
 /// Whiteouts, hard links, devices, many layers, compression.
