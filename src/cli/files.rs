@@ -279,7 +279,7 @@ pub fn diff(args: &DiffArgs, env: &Environment) -> Result<()> {
             image.manifest.layers.len()
         ));
     }
-    out.push_str(&format!("{shared} layers are the same\n"));
+    out.push_str(&format!("{shared} of the layers are the same\n"));
     for (key, old, new) in &config {
         out.push_str(&format!("\n{key}\n"));
         for (sign, value) in [('-', old), ('+', new)] {
@@ -299,7 +299,7 @@ pub fn diff(args: &DiffArgs, env: &Environment) -> Result<()> {
         let path = text::printable(file.path.as_bytes(), false);
         out.push_str(&format!("  - {:>9}  {path}\n", text::size(file.before)));
     }
-    for layer in 0..after.manifest.layers.len() {
+    for (layer, by) in made_by.iter().enumerate() {
         let mut of_layer = files
             .iter()
             .filter(|file| file.what != What::Deleted && file.layer == layer)
@@ -307,7 +307,7 @@ pub fn diff(args: &DiffArgs, env: &Environment) -> Result<()> {
         if of_layer.peek().is_none() {
             continue;
         }
-        let by = text::fit(&made_by[layer], 80);
+        let by = text::fit(by, 80);
         title(format!("layer {}  {by}", layer + 1), &mut out);
         out.push('\n');
         for file in of_layer {

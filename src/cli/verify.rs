@@ -19,10 +19,7 @@ pub fn run(args: &VerifyArgs, env: &Environment) -> Result<()> {
     let mut wrong = Vec::new();
     for (shown, name) in names {
         for (shown, name) in each(&shown, name)? {
-            let source = match place.source(&name, &shown) {
-                Ok(source) => source,
-                Err(report) => return Err(report),
-            };
+            let source = place.source(&name, &shown)?;
             // What cannot be found or reached is told as such, and is not damage.
             source.root().map_err(|error| failed(&format!("cannot verify {shown}"), &error))?;
             match validate::source(source.as_ref()) {

@@ -162,7 +162,7 @@ story!(two_images_are_compared : root user, |env| {
     env.dockerfile("FROM base\nCOPY a /x/\nCOPY --chmod=755 tool /x/tool\nRUN rm /etc/group && echo > /new\nENV A=c\nLABEL l=m\n");
     env.build_command(["-t", "app:2"]).ok();
     let out = env.lapstrake(["diff", "app:1", "app:2"]).ok().stdout;
-    for text in ["1 layers are the same", "config.Env", "config.Labels", "x/a  (content, was 3 B)", "x/tool  (mode 0644 → 0755)", "etc/group", "  new"] {
+    for text in ["1 of the layers are the same", "config.Env", "config.Labels", "x/a  (content, was 3 B)", "x/tool  (mode 0644 → 0755)", "etc/group", "  new"] {
         assert!(out.contains(text), "no {text:?} in\n{out}");
     }
     let text = env.lapstrake(["diff", "app:1", "app:2", "--format", "json"]).ok().stdout;
