@@ -110,11 +110,7 @@ impl<'a> Conductor<'a> {
 
     /// Builds all outputs. `forms` are the blobs to make of each layer in them.
     pub fn run(&mut self, forms: &BTreeSet<BlobForm>) -> Result<(), Failure> {
-        self.build.resolve_remotes(self.graph)?;
-        for id in 0..self.graph.nodes.len() {
-            self.look_up(id).map_err(|failure| self.placed(id, failure))?;
-        }
-        let mut needed = self.needed();
+        let mut needed = self.look()?;
         self.build.load_remotes(self.graph, &needed)?;
         if self.wants_session(&needed, forms) {
             let assumed = self.build.store.id_map();
@@ -136,6 +132,20 @@ impl<'a> Conductor<'a> {
             self.build.checks.add(&self.graph.nodes[id], costs);
         }
         Ok(())
+    }
+
+    /// Phases 0 to 2: looks everything up, and says which nodes are needed.
+    pub(super) fn look(&mut self) -> Result<Vec<bool>, Failure> {
+        self.build.resolve_remotes(self.graph)?;
+        for id in 0..self.graph.nodes.len() {
+            self.look_up(id).map_err(|failure| self.placed(id, failure))?;
+        }
+        Ok(self.needed())
+    }
+
+    /// Gives a node's key, where it is known before it runs.
+    pub(super) fn key(&self, id: NodeId) -> Option<Digest> {
+        self.keys[id]
     }
 
     /// Gives what a node made, once it has.

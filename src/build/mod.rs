@@ -13,6 +13,7 @@
 //! | `rootfs.rs` | results as files: `type=local`, `type=tar` |
 //! | `shell.rs` | a shell in the root file system of a step |
 //! | `advice.rs`, `waste.rs`, `leak.rs` | checks that need the context, a platform or a layer |
+//! | `preview.rs` | what a build would do |
 //! | `event.rs`, `error.rs` | what the user hears of it |
 //!
 //! Start reading at [`Build::run`].
@@ -28,6 +29,7 @@ pub mod glob;
 pub mod image;
 pub mod layers;
 pub mod leak;
+pub mod preview;
 pub mod remotes;
 pub mod rootfs;
 pub mod shell;
@@ -156,6 +158,16 @@ impl<'a> Build<'a> {
         graph: &'a Graph,
         forms: &BTreeSet<BlobForm>,
     ) -> Result<Conductor<'a>, Failure> {
+        let mut conductor = self.conductor(graph, forms)?;
+        conductor.run(forms)?;
+        Ok(conductor)
+    }
+
+    fn conductor(
+        &'a self,
+        graph: &'a Graph,
+        forms: &BTreeSet<BlobForm>,
+    ) -> Result<Conductor<'a>, Failure> {
         let mut bases = Vec::new();
         for image in &graph.images {
             let base = self.bases.get(image.handle).ok_or_else(|| {
@@ -181,9 +193,7 @@ impl<'a> Build<'a> {
             ));
         }
         let layers = Layers::new(self.store, self.options.threads, bases, forms);
-        let mut conductor = Conductor::new(self, graph, layers);
-        conductor.run(forms)?;
-        Ok(conductor)
+        Ok(Conductor::new(self, graph, layers))
     }
 
     /// Assembles the images of a finished build.

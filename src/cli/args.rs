@@ -61,6 +61,8 @@ pub enum Command {
     Diff(DiffArgs),
     /// Read images whole and hash everything anew
     Verify(VerifyArgs),
+    /// Show the steps of a build, with what is cached and what is emulated; builds nothing
+    Plan(Box<PlanArgs>),
 }
 
 /// `lapstrake build`
@@ -254,6 +256,32 @@ pub struct ShellArgs {
     pub what: String,
     #[command(flatten)]
     pub build: BuildArgs,
+}
+
+/// `lapstrake plan`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  lapstrake plan .\n  lapstrake plan --platform linux/amd64,linux/arm64 --format dot . | dot -Tsvg > plan.svg\n\nStates of a step:\n  cached    its result is known\n  run       it would run\n  open      that depends on what a step before it makes\n  pull      layers of a base image would be fetched\n  unneeded  what stands on it is known"
+)]
+pub struct PlanArgs {
+    /// How to show it
+    #[arg(long, value_name = "FORMAT", default_value = "tree")]
+    pub format: PlanFormat,
+    #[command(flatten)]
+    pub build: BuildArgs,
+}
+
+/// `plan --format`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PlanFormat {
+    /// For people
+    Tree,
+    /// For programs
+    Json,
+    /// A flow chart for Markdown pages
+    Mermaid,
+    /// For Graphviz
+    Dot,
 }
 
 /// `lapstrake push`

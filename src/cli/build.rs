@@ -13,7 +13,7 @@ use crate::build::image::{Product, join};
 use crate::build::layers::BlobForm;
 use crate::build::shell::{OnError, Wreck};
 use crate::build::{Build, Options, rootfs};
-use crate::dockerfile::{self, Diagnostic};
+use crate::dockerfile::{self, Diagnostic, LineIndex};
 use crate::graph::{self, Graph, Request, ResolveExit};
 use crate::layer::compress::Compression;
 use crate::oci::{Platform, Reference};
@@ -23,12 +23,14 @@ use crate::ui::diagnostic::Painter;
 use crate::ui::github;
 use crate::ui::progress::{Progress, Style};
 
-use super::args::{BuildArgs, IsolationArg, LogFormat, OnErrorArg, ProgressArg, Pull};
+use super::args::{
+    BuildArgs, IsolationArg, LogFormat, OnErrorArg, PlanArgs, PlanFormat, ProgressArg, Pull,
+};
 use super::environment::Environment;
 use super::options::{self, Output, OutputKind};
 use super::report::{Exit, Report, Result};
 use super::sources::{self, Main, Opened};
-use super::{call, privilege};
+use super::{call, plan, privilege};
 
 /// Everything of the command line, checked.
 struct Plan<'a> {
@@ -44,7 +46,7 @@ struct Plan<'a> {
 
 /// Runs the command.
 pub fn run(args: &BuildArgs, env: &Environment) -> Result<()> {
-    let result = run_build(args, env, None);
+    let result = run_build(args, env, Goal::Image);
     if let (Err(report), LogFormat::Github) = (&result, args.log_format) {
         let whole = || github::error(&report.message);
         env.say(&report.annotation.clone().unwrap_or_else(whole));
@@ -60,10 +62,29 @@ pub fn run_shell(stage: &str, args: &BuildArgs, env: &Environment) -> Result<()>
     if args.platform.len() > 1 {
         return Err(Report::usage("a shell has one platform"));
     }
-    run_build(args, env, Some(stage))
+    run_build(args, env, Goal::Shell(stage))
 }
 
-fn run_build(args: &BuildArgs, env: &Environment, shell: Option<&str>) -> Result<()> {
+/// Shows what a build would do.
+pub fn run_plan(args: &PlanArgs, env: &Environment) -> Result<()> {
+    run_build(&args.build, env, Goal::Plan(args.format))
+}
+
+/// What a build is for.
+#[derive(Debug, Clone, Copy)]
+enum Goal<'a> {
+    Image,
+    /// A shell in a stage.
+    Shell(&'a str),
+    /// To be shown only.
+    Plan(PlanFormat),
+}
+
+fn run_build(args: &BuildArgs, env: &Environment, goal: Goal<'_>) -> Result<()> {
+    let shell = match goal {
+        Goal::Shell(stage) => Some(stage),
+        _ => None,
+    };
     options::refuse(args)?;
     env.cancel.on_signals();
     let host = Platform::host();
@@ -217,6 +238,13 @@ fn run_build(args: &BuildArgs, env: &Environment, shell: Option<&str>) -> Result
         }
         call::refuse_findings(&parsed.dockerfile, &found)
     };
+    if let Goal::Plan(format) = goal {
+        let steps = build.preview(&graph);
+        progress.end();
+        let lines = LineIndex::new(&parsed.dockerfile.source);
+        env.print(&plan::draw(format, &graph, &steps?, &lines));
+        return Ok(());
+    }
     let plan = Plan { platforms, tags, outputs, epoch, shell: shell.is_some(), judge: &judge };
     let result = build_and_export(args, env, &build, &graph, &plan, &client);
     progress.end();

@@ -17,6 +17,7 @@ mod index;
 mod inspect;
 mod minishell;
 pub mod options;
+mod plan;
 pub mod privilege;
 mod push;
 pub mod report;
@@ -70,6 +71,7 @@ pub fn main() -> ExitCode {
         Command::Index(args) => index::run(args, &env),
         Command::Diff(args) => files::diff(args, &env),
         Command::Verify(args) => verify::run(args, &env),
+        Command::Plan(args) => build::run_plan(args, &env),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -52,6 +52,8 @@ mod layers;
 mod mounts;
 /// -o in all its forms.
 mod output;
+/// lapstrake plan.
+mod plan;
 /// Several platforms and emulation.
 mod platform;
 /// --allow, --ulimit, --ca-cert.

@@ -13,7 +13,7 @@ use crate::graph::{self, MountKind, NodeId, Op, key, key::TreeId};
 use crate::layer::RootPath;
 use crate::layer::toc::{EntryRef, KindRef, Toc};
 use crate::layer::tree::Tree;
-use crate::oci::{Digest, digest::Hasher};
+use crate::oci::{Descriptor, Digest, digest::Hasher};
 
 pub(super) use ssh::AgentSocket;
 
@@ -238,17 +238,23 @@ fn hash_entry(hasher: &mut Hasher, root: &RootPath, entry: &EntryRef<'_>, epoch:
     }
 }
 
-/// Brings the blobs of a base image into the store. Returns whether they were there.
-pub fn fetch(conductor: &Conductor<'_>, id: NodeId, outcome: &Outcome) -> Result<bool, Failure> {
-    let Op::Image { image } = conductor.graph.nodes[id].op else { return Ok(true) };
+/// Finds the blobs of base images among `outcome`'s layers that are not in the store.
+pub(super) fn missing(conductor: &Conductor<'_>, outcome: &Outcome) -> Vec<Descriptor> {
     let store = conductor.build.store;
-    let missing: Vec<_> = outcome
+    outcome
         .layers
         .iter()
         .filter_map(|layer| conductor.layers.base(layer))
         .map(|base| base.descriptor.clone())
         .filter(|blob| !store.blobs().contains_sized(&blob.digest, blob.size))
-        .collect();
+        .collect()
+}
+
+/// Brings the blobs of a base image into the store. Returns whether they were there.
+pub fn fetch(conductor: &Conductor<'_>, id: NodeId, outcome: &Outcome) -> Result<bool, Failure> {
+    let Op::Image { image } = conductor.graph.nodes[id].op else { return Ok(true) };
+    let store = conductor.build.store;
+    let missing = missing(conductor, outcome);
     if missing.is_empty() {
         return Ok(true);
     }
