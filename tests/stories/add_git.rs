@@ -62,7 +62,7 @@ story!(commit_is_the_key_and_nothing_is_fetched_for_it : root user, |env| {
     repository.write("file", "two").commit();
     assert_eq!(env.build_into("b", [] as [&str; 0]).only().text("copy"), "two");
     assert_eq!(packs(), 2);
-    env.build_command(["-t", "x", "--offline"]).fails(1).says("--offline");
+    env.build_command(["-t", "x", "--offline"]).fails(4).says("--offline");
 });
 
 story!(checksum_is_the_beginning_of_a_commit : root user, |env| {
