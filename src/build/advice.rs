@@ -38,6 +38,14 @@ impl<'a> Checks<'a> {
         self.dockerfile.allows(rule, instruction_of(self.dockerfile, node))
     }
 
+    /// Says whether an ARG declares a variable, anywhere in the file.
+    pub fn is_arg(&self, name: &str) -> bool {
+        self.dockerfile.instructions.iter().any(|instruction| match &instruction.command {
+            Command::Arg(definitions) => definitions.iter().any(|arg| arg.name.text == name),
+            _ => false,
+        })
+    }
+
     /// Takes what was found in the layer of a step. Of several platforms the first is told.
     pub fn add(&self, node: &Node, costs: &Costs) {
         let mut found = lock(&self.found);

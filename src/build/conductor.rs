@@ -30,7 +30,7 @@ use super::error::{Failure, Kind};
 use super::event::{Event, StepId, Work};
 use super::layers::{BlobForm, Layers, lock};
 use super::waste::Costs;
-use super::{Build, steps};
+use super::{Build, explain, steps};
 
 /// What a step record calls the [`Costs`] of its layer.
 const COSTS: &str = "costs";
@@ -92,6 +92,8 @@ pub struct Conductor<'a> {
     keys: Vec<Option<Digest>>,
     /// What the layers of RUNs could do without.
     costs: Mutex<BTreeMap<NodeId, Costs>>,
+    /// Identities of what steps read, by their inputs.
+    contents: Mutex<BTreeMap<NodeId, Vec<Digest>>>,
 }
 
 impl<'a> Conductor<'a> {
@@ -105,6 +107,7 @@ impl<'a> Conductor<'a> {
             predicted: vec![None; graph.nodes.len()],
             keys: vec![None; graph.nodes.len()],
             costs: Mutex::default(),
+            contents: Mutex::default(),
         }
     }
 
@@ -197,6 +200,10 @@ impl<'a> Conductor<'a> {
         }
         let Some(below) = self.outcome(node.parent) else { return Ok(()) };
         if let Some(outcome) = self.recorded(id, key, &below) {
+            if self.build.explain.wanted {
+                // What the next build of this place is compared with.
+                explain::remember(self, id, key)?;
+            }
             self.predicted[id] = Some(outcome.tree);
             *lock(&self.outcomes[id]) = Some(outcome);
         }
@@ -579,9 +586,10 @@ impl<'a> Conductor<'a> {
             // A build was killed after the step was done and before that was recorded.
             let layer = LayerId::from_run_key(key);
             let created = self.build.options.now();
-            self.record(id, key, &layer, created)?;
+            self.record(id, key, below.tree, &layer, created)?;
             return Ok((below.with_layer(layer, created), true));
         }
+        let reasons = explain::before(self, id, below.tree, early);
         self.build.watch.event(Event::Started { step: id });
         let (layer, created) = match &node.op {
             Op::Run(run) => {
@@ -596,10 +604,23 @@ impl<'a> Conductor<'a> {
                 unreachable!("handled above")
             }
         };
+        explain::after(self, id, reasons, &layer);
         if let Some(key) = early {
-            self.record(id, key, &layer, created)?;
+            self.record(id, key, below.tree, &layer, created)?;
         }
         Ok((below.with_layer(layer, created), false))
+    }
+
+    /// Takes the identities of what a step reads, by its inputs.
+    pub(super) fn note_contents(&self, id: NodeId, contents: Vec<Digest>) {
+        if !contents.is_empty() {
+            lock(&self.contents).insert(id, contents);
+        }
+    }
+
+    /// Gives what was noted.
+    pub(super) fn contents(&self, id: NodeId) -> Vec<Digest> {
+        lock(&self.contents).get(&id).cloned().unwrap_or_default()
     }
 
     /// Takes what the layer of a RUN could do without.
@@ -611,11 +632,13 @@ impl<'a> Conductor<'a> {
         &self,
         id: NodeId,
         key: Digest,
+        below: TreeId,
         layer: &LayerId,
         created: i64,
     ) -> Result<(), Failure> {
+        let inputs = explain::parts_of(self, id, below);
         let mut record =
-            StepRecord { layer: Some(layer.clone()), created, ..StepRecord::default() };
+            StepRecord { layer: Some(layer.clone()), created, inputs, ..StepRecord::default() };
         if let Some(costs) = lock(&self.costs).get(&id).filter(|costs| !costs.is_empty())
             && let Ok(costs) = serde_json::to_value(costs)
         {
@@ -625,7 +648,8 @@ impl<'a> Conductor<'a> {
             .store
             .steps()
             .put(&key, &record)
-            .map_err(|error| Failure::of(Kind::Store, "cannot record a step", &error))
+            .map_err(|error| Failure::of(Kind::Store, "cannot record a step", &error))?;
+        explain::remember(self, id, key)
     }
 }
 

@@ -13,6 +13,7 @@
 //! | `rootfs.rs` | results as files: `type=local`, `type=tar` |
 //! | `shell.rs` | a shell in the root file system of a step |
 //! | `advice.rs`, `waste.rs`, `leak.rs` | checks that need the context, a platform or a layer |
+//! | `explain.rs` | why a step was not cached |
 //! | `preview.rs` | what a build would do |
 //! | `event.rs`, `error.rs` | what the user hears of it |
 //!
@@ -24,6 +25,7 @@ pub mod conductor;
 pub mod copy;
 pub mod error;
 pub mod event;
+pub mod explain;
 pub mod files;
 pub mod glob;
 pub mod image;
@@ -138,6 +140,8 @@ pub struct Build<'a> {
     pub options: Options,
     /// Who hears of it.
     pub watch: &'a dyn Watch,
+    /// What `--explain` tells.
+    pub explain: explain::Explain,
     /// Which checks of layers are wanted, and what they find.
     pub checks: advice::Checks<'a>,
     /// Set when the user stops the build.

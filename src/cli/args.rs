@@ -161,6 +161,9 @@ pub struct BuildArgs {
     /// What to do with the Dockerfile: build, check, outline, targets; …,format=json for programs
     #[arg(long, value_name = "METHOD[,format=json]")]
     pub call: Option<String>,
+    /// Tell for every step that ran why its result was not known
+    #[arg(long)]
+    pub explain: bool,
     /// How to show progress
     #[arg(long, value_name = "STYLE", default_value = "auto")]
     pub progress: ProgressArg,

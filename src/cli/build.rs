@@ -9,6 +9,7 @@ use crate::build::advice::Checks;
 use crate::build::bases::{Bases, Pull as PullPolicy};
 use crate::build::conductor::Conductor;
 use crate::build::event::{Event, Work};
+use crate::build::explain::Explain;
 use crate::build::image::{Product, join};
 use crate::build::layers::BlobForm;
 use crate::build::shell::{OnError, Wreck};
@@ -67,6 +68,10 @@ pub fn run_shell(stage: &str, args: &BuildArgs, env: &Environment) -> Result<()>
 
 /// Shows what a build would do.
 pub fn run_plan(args: &PlanArgs, env: &Environment) -> Result<()> {
+    if args.build.explain {
+        return Err(Report::usage("a plan runs no step, so --explain has no place")
+            .with_hint("lapstrake build --explain tells why steps were not cached"));
+    }
     run_build(&args.build, env, Goal::Plan(args.format))
 }
 
@@ -212,6 +217,11 @@ fn run_build(args: &BuildArgs, env: &Environment, goal: Goal<'_>) -> Result<()> 
     }
     call::refuse_findings(&parsed.dockerfile, &warnings)?;
     let progress = Progress::new(style, !env.colour);
+    let place = source.path.as_ref().or(source.context.as_ref());
+    let project = match place {
+        Some(path) => path.canonicalize().unwrap_or_else(|_| path.clone()).display().to_string(),
+        None => args.context.clone().unwrap_or_default(),
+    };
     let build = Build {
         store: &store,
         contexts: contexts.open,
@@ -225,6 +235,7 @@ fn run_build(args: &BuildArgs, env: &Environment, goal: Goal<'_>) -> Result<()> 
             ..build_options(args, env, epoch, host)?
         },
         watch: &progress,
+        explain: Explain::new(project, args.explain),
         checks: Checks::new(&parsed.dockerfile),
         cancel: &env.cancel,
         wants_roots: shell.is_some() || outputs.iter().any(|output| !output.kind.has_blobs()),
@@ -248,6 +259,9 @@ fn run_build(args: &BuildArgs, env: &Environment, goal: Goal<'_>) -> Result<()> 
     let plan = Plan { platforms, tags, outputs, epoch, shell: shell.is_some(), judge: &judge };
     let result = build_and_export(args, env, &build, &graph, &plan, &client);
     progress.end();
+    if args.explain {
+        env.say(&build.explain.text(&graph));
+    }
     let product = match result {
         Ok(product) => product,
         Err(mut report) => {

@@ -36,6 +36,13 @@ const SECRET_WORDS: [&str; 10] = [
 /// Words that make such a name harmless.
 const HARMLESS_WORDS: [&str; 3] = ["public", "file", "version"];
 
+/// Says whether a variable's name looks like that of a secret.
+pub fn is_secret_name(name: &str) -> bool {
+    let lower = name.to_lowercase();
+    let has = |words: &[&str]| lower.split('_').any(|part| words.contains(&part));
+    has(&SECRET_WORDS) && !has(&HARMLESS_WORDS)
+}
+
 /// Runs all checks.
 pub fn run(dockerfile: &Dockerfile) -> Vec<Diagnostic> {
     let options = &dockerfile.directives.check;
@@ -208,9 +215,7 @@ impl Linter<'_> {
     }
 
     fn secret(&mut self, instruction: &Instruction, key: &str, span: Span) {
-        let lower = key.to_lowercase();
-        let has = |words: &[&str]| lower.split('_').any(|part| words.contains(&part));
-        if has(&SECRET_WORDS) && !has(&HARMLESS_WORDS) {
+        if is_secret_name(key) {
             let name = instruction.command.name();
             let message = format!("`{key}` looks like a secret, and {name} keeps it in the image");
             let help = Some("use `RUN --mount=type=secret,id=…` instead".to_owned());

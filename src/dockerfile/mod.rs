@@ -52,6 +52,7 @@ pub use ast::{
 pub use check::{CheckOptions, Rule};
 pub use chmod::ChmodSpec;
 pub use diagnostic::{Diagnostic, Severity, explain};
+pub use lint::is_secret_name;
 pub use mount::{Mount, MountField, MountSpec, MountType, Sharing};
 pub use span::{LineIndex, Span, Spanned, Word};
 pub use suggest::suggest;

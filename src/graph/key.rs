@@ -151,7 +151,7 @@ fn inline_value(inline: &Inline) -> Value {
     json!([inline.name, Digest::of(inline.data.as_bytes())])
 }
 
-fn mount_value(mount: &Mount, inputs: &[Digest]) -> Value {
+pub(super) fn mount_value(mount: &Mount, inputs: &[Digest]) -> Value {
     let input = |index: usize| inputs.get(index).copied();
     let kind = match &mount.kind {
         MountKind::Bind { input: index, source, writable } => {

@@ -28,6 +28,7 @@ mod history;
 pub mod key;
 mod mount;
 pub mod outline;
+pub mod parts;
 mod plan;
 mod refuse;
 pub mod remote;

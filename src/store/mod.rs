@@ -68,7 +68,7 @@ pub use lock::{Guard, Locks};
 pub use mount::{MountGuard, MountId, Mounts, Sharing};
 pub use pack::{PackParams, PackRecord, Packs};
 pub use remote::{RemoteRecord, Remotes};
-pub use step::{StepRecord, Steps};
+pub use step::{Difference, StepRecord, Steps};
 pub use tmp::{Tmp, TmpDir};
 pub use toc::Tocs;
 pub use tree::Trees;

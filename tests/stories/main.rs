@@ -32,6 +32,8 @@ mod copy;
 mod debug;
 /// Diagnostics and exit codes.
 mod errors;
+/// --explain.
+mod explain;
 /// FROM in all its forms.
 mod from;
 /// The harness itself.

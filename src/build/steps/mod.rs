@@ -48,7 +48,9 @@ pub fn early_key(
             }
             let contents: Vec<Digest> =
                 contents.into_iter().map(|content| content.unwrap_or(Digest::of(b""))).collect();
-            Ok(Some(key::run(run, &node.platform, below, &contents)))
+            let key = key::run(run, &node.platform, below, &contents);
+            conductor.note_contents(id, contents);
+            Ok(Some(key))
         }
         Op::Copy(copy) => {
             let mut contents = Vec::new();
@@ -63,6 +65,7 @@ pub fn early_key(
                 [content] => content,
                 _ => key::digest(&serde_json::json!(contents)),
             };
+            conductor.note_contents(id, contents);
             Ok(Some(with_epoch(conductor, copy_key(copy, below, content))))
         }
     }
