@@ -363,6 +363,11 @@ impl<'a> Conductor<'a> {
         }
         let workers = self.build.options.jobs.max(1).min(left);
         std::thread::scope(|scope| {
+            // Not started before: a session is entered with one thread.
+            let (_ticking, ticks) = mpsc::channel::<()>();
+            if self.build.watch.is_live() {
+                scope.spawn(move || self.tick(&ticks));
+            }
             let packer = scope.spawn(|| {
                 let result = self.pack_all(packs, forms);
                 if let Err(failure) = &result {
@@ -396,6 +401,14 @@ impl<'a> Conductor<'a> {
                 None => packed,
             }
         })
+    }
+
+    /// Moves the clocks of a live display until the other end of the channel is dropped.
+    fn tick(&self, ticks: &mpsc::Receiver<()>) {
+        let pause = std::time::Duration::from_millis(100);
+        while let Err(mpsc::RecvTimeoutError::Timeout) = ticks.recv_timeout(pause) {
+            self.build.watch.tick();
+        }
     }
 
     /// Has a node's layer packed when it is in an output.

@@ -440,21 +440,7 @@ fn build_and_export(
     if keeps {
         forms.insert(stored);
     }
-    let conductor = std::thread::scope(|scope| {
-        let (done, wait) = std::sync::mpsc::channel::<()>();
-        if build_watch_is_live(build) {
-            scope.spawn(move || {
-                let tick = std::time::Duration::from_millis(100);
-                while let Err(std::sync::mpsc::RecvTimeoutError::Timeout) = wait.recv_timeout(tick)
-                {
-                    build.watch.tick();
-                }
-            });
-        }
-        let result = build.run(graph, &forms);
-        drop(done);
-        result
-    });
+    let conductor = build.run(graph, &forms);
     for context in build.contexts.values() {
         // What is lost without it is time, and the next build says nothing of it either.
         let _ = context.save_stat_cache();
@@ -497,10 +483,6 @@ fn build_and_export(
     }
     let shown = products.get(&stored).or_else(|| products.values().next()).cloned();
     Ok(shown)
-}
-
-fn build_watch_is_live(build: &Build<'_>) -> bool {
-    build.watch.is_live()
 }
 
 /// Writes one output.

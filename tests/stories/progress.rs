@@ -57,3 +57,12 @@ story!(metadata_has_the_keys_of_buildx : user, |env| {
     assert!(metadata.get("containerimage.config.digest").is_none(), "an index has no config: {metadata}");
     assert_eq!(metadata["containerimage.descriptor"]["mediaType"], "application/vnd.oci.image.index.v1+json");
 });
+
+// A session is entered with one thread, so the display's clock must not run yet.
+story!(steps_run_under_a_live_display : root user, |env| {
+    need_tool!("script");
+    env.dockerfile("FROM base\nRUN echo x > /x\n");
+    let line = env.build_command(["-t", "x"]).line();
+    env.command("script").args(["-qec", &line, "/dev/null"]).ok();
+    assert!(env.lapstrake(["images"]).ok().stdout.contains('x'));
+});

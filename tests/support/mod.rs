@@ -543,6 +543,12 @@ impl Run {
         Run { command: outer, input: self.input, root: self.root }
     }
 
+    /// The command as a line for a shell. No argument of these stories has a quote in it.
+    pub fn line(&self) -> String {
+        let words = std::iter::once(self.command.get_program()).chain(self.command.get_args());
+        words.map(|word| format!("'{}'", word.to_string_lossy())).collect::<Vec<_>>().join(" ")
+    }
+
     /// The command itself, for what this type has no method for.
     pub fn command_mut(&mut self) -> &mut Command {
         &mut self.command
