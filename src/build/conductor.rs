@@ -13,12 +13,22 @@
 //! 4. *Run*: workers take ready nodes; a node whose key was not computable before looks itself up
 //!    first. Each result is recorded as it is made, under a lock of its key, so that two builds do
 //!    not make the same thing and a killed one resumes.
-//! 5. *Pack*: one more thread makes blobs of the layers that are in an output, while later steps run.
+//! 5. *Pack*: one more thread makes blobs of the layers that are in an output, while later steps run;
+//!    others write entries of steps to caches ([`super::cache::export`]).
+//!
+//! Look-ups go on to the caches of the build ([`super::cache`]) where the store has no record. A
+//! cache may know a step whose layer it has not (the step is *hollow*): that is enough to know the
+//! keys of later steps, and where somebody needs the layer itself the step is run. A layer that a
+//! cache promised and that cannot be had starts the whole again, without it; what was done is in
+//! the store by then.
 //!
 //! Start reading at [`Conductor::run`].
 
+mod lookup;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, mpsc};
 use std::time::Instant;
 
 use crate::graph::{Graph, NodeId, Op, key, key::TreeId};
@@ -26,6 +36,7 @@ use crate::layer::LayerId;
 use crate::oci::Digest;
 use crate::store::StepRecord;
 
+use super::cache::{self, export::Exporter};
 use super::error::{Failure, Kind};
 use super::event::{Event, StepId, Work};
 use super::layers::{BlobForm, Layers, lock};
@@ -69,6 +80,9 @@ enum Status {
     Done,
 }
 
+/// Layers that are fetched from caches at a time.
+const FETCHES: usize = 4;
+
 /// What the workers share.
 struct Board {
     status: Vec<Status>,
@@ -94,6 +108,12 @@ pub struct Conductor<'a> {
     costs: Mutex<BTreeMap<NodeId, Costs>>,
     /// Identities of what steps read, by their inputs.
     contents: Mutex<BTreeMap<NodeId, Vec<Digest>>>,
+    /// Key of each node that was not known for sure before.
+    late_keys: Vec<OnceLock<Digest>>,
+    /// Nodes whose outcome is known and whose layer cannot be had.
+    hollow: Vec<bool>,
+    /// Nodes that must not be hollow: somebody needs their layers.
+    solid: Vec<bool>,
 }
 
 impl<'a> Conductor<'a> {
@@ -108,24 +128,49 @@ impl<'a> Conductor<'a> {
             keys: vec![None; graph.nodes.len()],
             costs: Mutex::default(),
             contents: Mutex::default(),
+            late_keys: vec![OnceLock::new(); graph.nodes.len()],
+            hollow: vec![false; graph.nodes.len()],
+            solid: vec![false; graph.nodes.len()],
         }
     }
 
     /// Builds all outputs. `forms` are the blobs to make of each layer in them.
     pub fn run(&mut self, forms: &BTreeSet<BlobForm>) -> Result<(), Failure> {
-        let mut needed = self.look()?;
+        self.build.resolve_remotes(self.graph)?;
+        loop {
+            match self.attempt(forms) {
+                Err(Failure { layer: Some(layer), message, .. })
+                    if !self.build.cancel.is_cancelled() =>
+                {
+                    self.build.watch.event(Event::Warning(format!("{message}; it is made here")));
+                    self.build.cache.distrust(&layer);
+                    self.layers.withdraw(&layer);
+                    self.solid.fill(false);
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn attempt(&mut self, forms: &BTreeSet<BlobForm>) -> Result<(), Failure> {
+        self.look_up_all()?;
+        let mut needed = self.solidify(forms)?;
         self.build.load_remotes(self.graph, &needed)?;
-        if self.wants_session(&needed, forms) {
+        if self.layers.session().is_none() && self.wants_session(&needed, forms) {
             let assumed = self.build.store.id_map();
-            let session = self.build.enter_session(self.graph, &needed, |id| self.is_done(id))?;
+            let doubtful = |id: NodeId| {
+                let last =
+                    self.outcome(Some(id)).and_then(|outcome| outcome.layers.last().cloned());
+                matches!(self.graph.nodes[id].op, Op::Run(_))
+                    && last.is_some_and(|layer| self.layers.is_remote(&layer))
+            };
+            let done = |id| self.is_done(id);
+            let session = self.build.enter_session(self.graph, &needed, done, doubtful)?;
             self.layers.set_session(session);
             if self.build.store.id_map() != assumed {
                 // Directories that were made with another id map are of no use: look again.
-                for id in 0..self.graph.nodes.len() {
-                    *lock(&self.outcomes[id]) = None;
-                    self.look_up(id).map_err(|failure| self.placed(id, failure))?;
-                }
-                needed = self.needed();
+                self.look_up_all()?;
+                needed = self.solidify(forms)?;
             }
         }
         self.announce(&needed);
@@ -137,18 +182,16 @@ impl<'a> Conductor<'a> {
         Ok(())
     }
 
-    /// Phases 0 to 2: looks everything up, and says which nodes are needed.
+    /// Phases 0 to 2 alone: looks everything up, and says which nodes are needed.
     pub(super) fn look(&mut self) -> Result<Vec<bool>, Failure> {
         self.build.resolve_remotes(self.graph)?;
-        for id in 0..self.graph.nodes.len() {
-            self.look_up(id).map_err(|failure| self.placed(id, failure))?;
-        }
+        self.look_up_all()?;
         Ok(self.needed())
     }
 
-    /// Gives a node's key, where it is known before it runs.
-    pub(super) fn key(&self, id: NodeId) -> Option<Digest> {
-        self.keys[id]
+    /// Gives the key of a node, once it is known.
+    pub(super) fn key_of(&self, id: NodeId) -> Option<Digest> {
+        self.late_keys[id].get().copied().or(self.keys[id])
     }
 
     /// Gives what a node made, once it has.
@@ -168,84 +211,6 @@ impl<'a> Conductor<'a> {
         self.outcome(self.graph.nodes[node].parent).ok_or_else(|| {
             Failure::new(Kind::Store, "a step was started before the one below it was done")
         })
-    }
-
-    fn below_tree(&self, node: NodeId) -> Option<TreeId> {
-        match self.graph.nodes[node].parent {
-            None => Some(TreeId::empty()),
-            Some(parent) => self.predicted[parent],
-        }
-    }
-
-    /// Phase 1 for one node.
-    fn look_up(&mut self, id: NodeId) -> Result<(), Failure> {
-        let node = &self.graph.nodes[id];
-        if let Op::Image { image } = node.op {
-            let config = &self.graph.images[image].config;
-            let mut outcome = Outcome::empty();
-            for diff_id in &config.rootfs.diff_ids {
-                outcome = outcome.with_layer(LayerId::from_diff_id(*diff_id), 0);
-            }
-            outcome.created = None;
-            self.predicted[id] = Some(outcome.tree);
-            *lock(&self.outcomes[id]) = Some(outcome);
-            return Ok(());
-        }
-        let Some(below) = self.below_tree(id) else { return Ok(()) };
-        let Some(key) = steps::early_key(self, id, below)? else { return Ok(()) };
-        self.keys[id] = Some(key);
-        if let Op::Run(_) = node.op {
-            let layer = LayerId::from_run_key(key);
-            self.predicted[id] = Some(below.with_layer(layer.as_str()));
-        }
-        let Some(below) = self.outcome(node.parent) else { return Ok(()) };
-        if let Some(outcome) = self.recorded(id, key, &below) {
-            if self.build.explain.wanted {
-                // What the next build of this place is compared with.
-                explain::remember(self, id, key)?;
-            }
-            self.predicted[id] = Some(outcome.tree);
-            *lock(&self.outcomes[id]) = Some(outcome);
-        }
-        Ok(())
-    }
-
-    /// Gives the identity of what an input holds, when it is known.
-    pub(super) fn tree_of(&self, id: NodeId) -> Option<TreeId> {
-        lock(&self.outcomes[id]).as_ref().map(|outcome| outcome.tree).or(self.predicted[id])
-    }
-
-    /// Looks a key's record up, and checks that its layer can be had.
-    pub(super) fn recorded(&self, id: NodeId, key: Digest, below: &Outcome) -> Option<Outcome> {
-        if self.graph.nodes[id].no_cache {
-            return None;
-        }
-        let record = self.build.store.steps().get(&key)?;
-        let layer = record.layer?;
-        if let Some(costs) = record.extra.get(COSTS) {
-            // Costs of a shape that another version wrote are not told.
-            let costs = serde_json::from_value(costs.clone()).unwrap_or_default();
-            lock(&self.costs).insert(id, costs);
-        }
-        self.layers.usable(&layer).then(|| below.with_layer(layer, record.created))
-    }
-
-    /// Phase 2: what must be there, known or not.
-    fn needed(&self) -> Vec<bool> {
-        let mut needed = vec![false; self.graph.nodes.len()];
-        let mut todo: Vec<NodeId> =
-            self.graph.outputs.iter().filter_map(|output| output.node).collect();
-        while let Some(id) = todo.pop() {
-            if std::mem::replace(&mut needed[id], true) {
-                continue;
-            }
-            let node = &self.graph.nodes[id];
-            todo.extend(node.parent);
-            if !self.is_done(id) {
-                todo.extend(&node.inputs);
-            }
-        }
-        needed
     }
 
     fn announce(&self, needed: &[bool]) {
@@ -269,50 +234,6 @@ impl<'a> Conductor<'a> {
         }
     }
 
-    /// A session is needed to run a RUN, and to read what an earlier one left as a directory.
-    fn wants_session(&self, needed: &[bool], forms: &BTreeSet<BlobForm>) -> bool {
-        let of_runs = |id: NodeId| {
-            let mut next = Some(id);
-            while let Some(id) = next {
-                if matches!(self.graph.nodes[id].op, Op::Run(_)) {
-                    return true;
-                }
-                next = self.graph.nodes[id].parent;
-            }
-            false
-        };
-        let runs = (0..self.graph.nodes.len()).any(|id| {
-            if !needed[id] || self.is_done(id) {
-                return false;
-            }
-            match self.graph.nodes[id].op {
-                Op::Run(_) => true,
-                Op::Copy(_) | Op::Workdir { .. } => {
-                    of_runs(id) || self.graph.nodes[id].inputs.iter().any(|&input| of_runs(input))
-                }
-                _ => false,
-            }
-        });
-        runs || self.build.wants_shell
-            || self.unpacked_runs(needed, forms)
-            || (self.build.wants_roots
-                && needed.iter().enumerate().any(|(id, needed)| *needed && of_runs(id)))
-    }
-
-    /// Says whether a RUN's layer is there as a directory but not in a form that an output wants.
-    fn unpacked_runs(&self, needed: &[bool], forms: &BTreeSet<BlobForm>) -> bool {
-        self.graph.nodes.iter().enumerate().any(|(id, node)| {
-            needed[id]
-                && matches!(node.op, Op::Run(_))
-                && self
-                    .outcome(Some(id))
-                    .and_then(|outcome| outcome.layers.last().cloned())
-                    .is_some_and(|layer| {
-                        forms.iter().any(|form| !self.layers.has_blob(&layer, *form))
-                    })
-        })
-    }
-
     /// Phases 4 and 5.
     fn execute(&self, needed: &[bool], forms: &BTreeSet<BlobForm>) -> Result<(), Failure> {
         let count = self.graph.nodes.len();
@@ -334,6 +255,8 @@ impl<'a> Conductor<'a> {
             let mut waits = 0;
             let mut sources: Vec<NodeId> = node.parent.into_iter().collect();
             sources.extend(&node.inputs);
+            // Steps in between may be known, with nobody yet who has brought in the base below them.
+            sources.extend(sources.clone().into_iter().filter_map(|id| self.base_of(id)));
             sources.sort_unstable();
             sources.dedup();
             for source in sources {
@@ -351,18 +274,31 @@ impl<'a> Conductor<'a> {
         let board = Mutex::new(Board { status, ready, left, failure: None });
         let changed = Condvar::new();
         let (pack, packs) = mpsc::channel::<LayerId>();
-        let nothing_to_do = left == 0;
+        let (export, exports) = mpsc::channel::<NodeId>();
+        let exported = self.exported();
+        for id in (0..count).filter(|&id| exported[id] && self.is_done(id)) {
+            let _ = export.send(id);
+        }
+        let nothing_to_do = left == 0 && self.build.cache.to.is_empty();
         for id in (0..count).filter(|&id| needed[id] && self.is_done(id)) {
             if !matches!(self.graph.nodes[id].op, Op::Image { .. }) {
                 self.send_to_packer(id, &in_output, &pack);
             }
         }
+        let remote = self.remote_layers(&in_output);
         if nothing_to_do {
             drop(pack);
+            self.fetch_all(&remote, forms)?;
             return self.pack_all(packs, forms);
         }
         let workers = self.build.options.jobs.max(1).min(left);
-        std::thread::scope(|scope| {
+        let exporter = Exporter::new(self, exports, &in_output, forms.first().copied());
+        let built = std::thread::scope(|scope| {
+            if !self.build.cache.to.is_empty() {
+                for _ in 0..cache::export::JOBS {
+                    scope.spawn(|| exporter.work());
+                }
+            }
             // Not started before: a session is entered with one thread.
             let (_ticking, ticks) = mpsc::channel::<()>();
             if self.build.watch.is_live() {
@@ -377,11 +313,19 @@ impl<'a> Conductor<'a> {
                 }
                 result
             });
+            scope.spawn(|| {
+                if let Err(failure) = self.fetch_all(&remote, forms) {
+                    lock(&board).failure.get_or_insert(failure);
+                    changed.notify_all();
+                }
+            });
             let handles: Vec<_> = (0..workers)
                 .map(|_| {
                     let (board, changed, users) = (&board, &changed, &users);
-                    let (in_output, pack) = (&in_output, pack.clone());
-                    scope.spawn(move || self.work(board, changed, users, in_output, &pack))
+                    let (in_output, pack, export) = (&in_output, pack.clone(), export.clone());
+                    scope.spawn(move || {
+                        self.work(board, changed, users, in_output, &pack, &export);
+                    })
                 })
                 .collect();
             for handle in handles {
@@ -392,7 +336,7 @@ impl<'a> Conductor<'a> {
                     });
                 }
             }
-            drop(pack);
+            drop((pack, export));
             let packed = packer.join().unwrap_or_else(|_| {
                 Err(Failure::new(Kind::Store, "the packing thread died; please report this"))
             });
@@ -400,7 +344,21 @@ impl<'a> Conductor<'a> {
                 Some(failure) => Err(failure),
                 None => packed,
             }
-        })
+        });
+        let exported = exporter.finish();
+        built.and(exported)
+    }
+
+    /// Gives the base image that a node stands on.
+    fn base_of(&self, id: NodeId) -> Option<NodeId> {
+        let mut next = Some(id);
+        while let Some(id) = next {
+            if matches!(self.graph.nodes[id].op, Op::Image { .. }) {
+                return Some(id);
+            }
+            next = self.graph.nodes[id].parent;
+        }
+        None
     }
 
     /// Moves the clocks of a live display until the other end of the channel is dropped.
@@ -409,6 +367,39 @@ impl<'a> Conductor<'a> {
         while let Err(mpsc::RecvTimeoutError::Timeout) = ticks.recv_timeout(pause) {
             self.build.watch.tick();
         }
+    }
+
+    /// Gives the layers of outputs that caches have and this machine does not.
+    fn remote_layers(&self, in_output: &[bool]) -> Vec<LayerId> {
+        let mut out: Vec<LayerId> = Vec::new();
+        for (id, _) in in_output.iter().enumerate().filter(|(_, in_output)| **in_output) {
+            let last = self.outcome(Some(id)).and_then(|outcome| outcome.layers.last().cloned());
+            out.extend(last.filter(|layer| self.layers.is_remote(layer) && !out.contains(layer)));
+        }
+        out
+    }
+
+    /// Fetches layers, several at once.
+    fn fetch_all(&self, layers: &[LayerId], forms: &BTreeSet<BlobForm>) -> Result<(), Failure> {
+        let Some(form) = forms.first().filter(|_| !layers.is_empty()) else { return Ok(()) };
+        let next = AtomicUsize::new(0);
+        let failure: Mutex<Option<Failure>> = Mutex::new(None);
+        std::thread::scope(|scope| {
+            for _ in 0..FETCHES.min(layers.len()) {
+                scope.spawn(|| {
+                    while let Some(layer) = layers.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        if lock(&failure).is_some() || self.build.cancel.is_cancelled() {
+                            return;
+                        }
+                        if let Err(error) = self.layers.blob(layer, *form) {
+                            lock(&failure).get_or_insert(error);
+                        }
+                    }
+                });
+            }
+        });
+        let failure = failure.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        failure.map_or(Ok(()), Err)
     }
 
     /// Has a node's layer packed when it is in an output.
@@ -421,40 +412,6 @@ impl<'a> Conductor<'a> {
             // is on the board.
             let _ = pack.send(layer);
         }
-    }
-
-    /// Says whether a node that must run stands on this one or reads it.
-    fn has_live_user(&self, id: NodeId, needed: &[bool]) -> bool {
-        self.graph.nodes.iter().enumerate().any(|(user, node)| {
-            needed[user]
-                && !self.is_done(user)
-                && (node.inputs.contains(&id) || self.stands_on(user, id))
-        })
-    }
-
-    fn stands_on(&self, user: NodeId, base: NodeId) -> bool {
-        let mut next = self.graph.nodes[user].parent;
-        while let Some(id) = next {
-            if id == base {
-                return true;
-            }
-            next = self.graph.nodes[id].parent;
-        }
-        false
-    }
-
-    fn in_outputs(&self) -> Vec<bool> {
-        let mut out = vec![false; self.graph.nodes.len()];
-        for output in &self.graph.outputs {
-            let mut next = output.node;
-            while let Some(id) = next {
-                if std::mem::replace(&mut out[id], true) {
-                    break;
-                }
-                next = self.graph.nodes[id].parent;
-            }
-        }
-        out
     }
 
     fn pack_all(
@@ -482,6 +439,7 @@ impl<'a> Conductor<'a> {
         users: &[Vec<NodeId>],
         in_output: &[bool],
         pack: &mpsc::Sender<LayerId>,
+        export: &mpsc::Sender<NodeId>,
     ) {
         loop {
             let id = {
@@ -517,6 +475,8 @@ impl<'a> Conductor<'a> {
                     changed.notify_all();
                     drop(board);
                     self.send_to_packer(id, in_output, pack);
+                    // Nobody takes it where there is no cache to write to.
+                    let _ = export.send(id);
                 }
                 Err(failure) => {
                     board.failure.get_or_insert(failure);
@@ -540,6 +500,8 @@ impl<'a> Conductor<'a> {
                 self.build.watch.event(Event::Finished { step: id, took: started.elapsed() });
             }
             Ok(_) => {}
+            // The step will be done again.
+            Err(failure) if failure.layer.is_some() => {}
             Err(failure) => self.build.watch.event(Event::Failed {
                 step: id,
                 message: failure.message.clone(),
@@ -580,9 +542,14 @@ impl<'a> Conductor<'a> {
         }
         let below = self.below(id)?;
         let early = match self.keys[id] {
-            Some(key) => Some(key),
-            None => steps::early_key(self, id, below.tree)?,
+            // Where the layer of a hollow step was made after all, it may be another than was told.
+            Some(key) if !self.solid.contains(&true) => Some(key),
+            _ => steps::early_key(self, id, below.tree)?,
         };
+        if let Some(key) = early.filter(|key| self.keys[id] != Some(*key)) {
+            // Each node comes here once.
+            let _ = self.late_keys[id].set(key);
+        }
         let _guard = match early {
             Some(key) => Some(self.build.lock_step(key, &node.name)?),
             None => None,
@@ -601,6 +568,14 @@ impl<'a> Conductor<'a> {
             let created = self.build.options.now();
             self.record(id, key, below.tree, &layer, created)?;
             return Ok((below.with_layer(layer, created), true));
+        }
+        // Where another machine builds the same, it may have been faster; and what stands on a step
+        // that was made here was not looked for yet.
+        if let Some(key) = early
+            && (matches!(node.op, Op::Run(_)) || self.keys[id].is_none())
+            && let Some((outcome, false)) = self.cached(id, key, &below, true)
+        {
+            return Ok((outcome, true));
         }
         let reasons = explain::before(self, id, below.tree, early);
         self.build.watch.event(Event::Started { step: id });

@@ -35,6 +35,8 @@ pub struct Failure {
     pub code: Option<i32>,
     /// What the user can do.
     pub hints: Vec<String>,
+    /// The layer that a cache has promised and that could not be had. The build goes on without it.
+    pub layer: Option<crate::layer::LayerId>,
 }
 
 impl Failure {
@@ -47,6 +49,7 @@ impl Failure {
             output: Vec::new(),
             code: None,
             hints: Vec::new(),
+            layer: None,
         }
     }
 

@@ -6,7 +6,8 @@
 //! - its Toc (in the store, or read from its blob);
 //! - its *files*: something that opens them ([`Files`]), which a COPY leaves behind;
 //! - its *directory* (`trees/` of the store), which a RUN needs below it;
-//! - its *blob*, which an image needs.
+//! - its *blob*, which an image needs, and which a cache may have (it is fetched when one of the
+//!   others is asked for and none is there).
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::Read;
@@ -21,8 +22,9 @@ use crate::layer::tree::Tree;
 use crate::layer::{LayerId, RootPath};
 use crate::oci::{Descriptor, DiffId};
 use crate::sandbox::Session;
-use crate::store::{PackParams, PackRecord, Store};
+use crate::store::{PackParams, PackRecord, StepRecord, Store};
 
+use super::cache::Remote;
 use super::error::{Failure, Kind};
 use super::files::{Chain, Directory, Files, Spool, SpoolWriter};
 
@@ -52,6 +54,10 @@ pub struct Layers<'a> {
     origins: Mutex<HashMap<LayerId, Arc<dyn Files>>>,
     /// One lock a layer, so that a directory or Toc is made once.
     locks: Mutex<HashMap<LayerId, Arc<Mutex<()>>>>,
+    /// The same for blobs: one thread fetches or packs a layer.
+    blob_locks: Mutex<HashMap<LayerId, Arc<Mutex<()>>>>,
+    /// Layers that caches have.
+    remotes: Mutex<HashMap<LayerId, Remote>>,
     implied: Mutex<HashMap<LayerId, Arc<Vec<RootPath>>>>,
     session: OnceLock<Arc<Session>>,
     /// Forms in which a layer's blob may be in the store already.
@@ -59,7 +65,8 @@ pub struct Layers<'a> {
 }
 
 impl BlobForm {
-    fn params(&self) -> PackParams {
+    /// Gives the name of the form in the store's records.
+    pub fn params(&self) -> PackParams {
         let compression = match self.compression {
             Compression::Gzip { level } => format!("gzip-{level}"),
             Compression::Zstd { level } => format!("zstd-{level}"),
@@ -92,6 +99,8 @@ impl<'a> Layers<'a> {
             bases,
             origins: Mutex::default(),
             locks: Mutex::default(),
+            blob_locks: Mutex::default(),
+            remotes: Mutex::default(),
             implied: Mutex::default(),
             session: OnceLock::new(),
             forms,
@@ -124,9 +133,122 @@ impl<'a> Layers<'a> {
         lock(&self.origins).insert(id.clone(), files);
     }
 
+    /// Remembers that a cache has the layer.
+    pub fn offer(&self, id: &LayerId, remote: Remote) {
+        lock(&self.remotes).entry(id.clone()).or_insert(remote);
+    }
+
+    /// Forgets that a cache has the layer.
+    pub fn withdraw(&self, id: &LayerId) {
+        lock(&self.remotes).remove(id);
+    }
+
+    /// Says whether a cache has the layer and this machine does not.
+    pub fn is_remote(&self, id: &LayerId) -> bool {
+        lock(&self.remotes).contains_key(id) && !self.is_here(id)
+    }
+
+    /// Says whether only the directory of the layer is there, which only a session can read.
+    pub fn is_directory_only(&self, id: &LayerId) -> bool {
+        self.store.trees().path(id).is_some() && self.blob_path(id).is_none()
+    }
+
+    fn is_here(&self, id: &LayerId) -> bool {
+        self.blob_path(id).is_some() || self.is_complete(id) || lock(&self.origins).contains_key(id)
+    }
+
+    /// Fetches a layer from the cache that has it, unless it is here. What is not as the cache says
+    /// is not taken into the store; the failure then names the layer.
+    fn bring(&self, id: &LayerId) -> Result<(), Failure> {
+        let Some(remote) = lock(&self.remotes).get(id).cloned() else { return Ok(()) };
+        if self.is_here(id) {
+            return Ok(());
+        }
+        let own = lock(&self.blob_locks).entry(id.clone()).or_default().clone();
+        let _guard = lock(&own);
+        if self.is_here(id) {
+            return Ok(());
+        }
+        let known = self.store.blobs().contains(&remote.descriptor.digest);
+        self.take_in(id, &remote).map_err(|mut failure| {
+            if !known {
+                // Nothing leads to it; the pruner would remove it some day.
+                let _ = std::fs::remove_file(self.store.blobs().path(&remote.descriptor.digest));
+            }
+            // A full disk and the like are no fault of the cache.
+            if failure.hints.is_empty() {
+                failure.layer = Some(id.clone());
+            }
+            failure
+        })
+    }
+
+    fn take_in(&self, id: &LayerId, remote: &Remote) -> Result<(), Failure> {
+        let place = remote.shelf.describe();
+        let wrong = |error: &(dyn std::error::Error + 'static)| {
+            Failure::of(
+                Kind::Network,
+                &format!("cannot take layer {id} from the cache {place}"),
+                error,
+            )
+        };
+        let blob = &remote.descriptor;
+        if !self.store.blobs().contains_sized(&blob.digest, blob.size) {
+            let mut writer = self.store.blobs().writer().map_err(|error| wrong(&error))?;
+            remote.shelf.blob(blob).map_err(|error| wrong(&error)).and_then(|mut reader| {
+                std::io::copy(&mut reader, &mut writer).map_err(|error| wrong(&error))
+            })?;
+            writer.commit(Some((blob.digest, blob.size))).map_err(|error| wrong(&error))?;
+        }
+        let (toc, diff_id) =
+            self.read_tar(id, &self.store.blobs().path(&blob.digest), hash_file)?;
+        let lies = |what: &str| {
+            Failure::new(
+                Kind::Network,
+                format!("layer {id} of the cache {place} is not what its entry says: {what}"),
+            )
+        };
+        if diff_id != remote.diff_id {
+            return Err(lies(&format!("diff id {diff_id} instead of {}", remote.diff_id)));
+        }
+        if id.as_str().starts_with("c-") {
+            let digest = match remote.params.epoch {
+                Some(_) => toc.digest(),
+                None => toc.digest_without_mtimes(),
+            };
+            if LayerId::from_toc_digest(digest) != *id {
+                return Err(lies("it holds other files"));
+            }
+        }
+        let failed = |error: crate::store::Error| {
+            Failure::of(Kind::Store, "cannot keep a layer of a cache", &error)
+        };
+        self.save_toc(id, toc)?;
+        let record = PackRecord {
+            diff_id,
+            digest: blob.digest,
+            size: blob.size,
+            media_type: blob.media_type.clone(),
+            diff_size: remote.diff_size,
+        };
+        self.store.packs().put(id, &remote.params, &record).map_err(failed)?;
+        self.store.packs().put(id, &as_fetched(), &record).map_err(failed)?;
+        let mut step = StepRecord {
+            layer: Some(id.clone()),
+            created: remote.created,
+            extra: remote.extra.clone(),
+            ..StepRecord::default()
+        };
+        if let Some(epoch) = remote.params.epoch {
+            step.extra.insert(EPOCH.to_owned(), epoch.into());
+        }
+        self.store.steps().put(&remote.key, &step).map_err(failed)
+    }
+
     /// Says whether the layer can be had without running anything.
     pub fn usable(&self, id: &LayerId) -> bool {
         self.bases.contains_key(id)
+            || lock(&self.remotes).contains_key(id)
             || self.blob_path(id).is_some()
             || self.store.trees().path(id).is_some()
             || lock(&self.origins).contains_key(id)
@@ -147,6 +269,7 @@ impl<'a> Layers<'a> {
         for form in &self.forms {
             self.store.packs().remove(id, &form.params());
         }
+        self.store.packs().remove(id, &as_fetched());
     }
 
     fn blob_path(&self, id: &LayerId) -> Option<PathBuf> {
@@ -155,7 +278,9 @@ impl<'a> Layers<'a> {
             None => {
                 self.forms
                     .iter()
-                    .find_map(|form| self.store.packs().get(id, &form.params()))?
+                    .map(BlobForm::params)
+                    .chain([as_fetched()])
+                    .find_map(|params| self.store.packs().get(id, &params))?
                     .digest
             }
         };
@@ -171,20 +296,14 @@ impl<'a> Layers<'a> {
         if let Some(toc) = self.load_toc(id)? {
             return Ok(toc);
         }
+        self.bring(id)?;
         let own = self.own_lock(id);
         let _guard = lock(&own);
         if let Some(toc) = self.load_toc(id)? {
             return Ok(toc);
         }
         let path = self.blob_path(id).ok_or_else(|| lost(id))?;
-        let toc = self.read_blob(id, &path, |entry, content| {
-            let mut hasher = crate::oci::digest::Hasher::new();
-            if let crate::layer::Kind::File { digest, .. } = &mut entry.kind {
-                copy_into(content, |bytes| hasher.update(bytes))?;
-                *digest = Some(hasher.finish());
-            }
-            Ok(())
-        })?;
+        let toc = self.read_blob(id, &path, hash_file)?;
         self.save_toc(id, toc)
     }
 
@@ -219,8 +338,29 @@ impl<'a> Layers<'a> {
         &self,
         id: &LayerId,
         path: &Path,
-        mut each: impl FnMut(&mut crate::layer::Entry, &mut dyn Read) -> std::io::Result<()>,
+        each: impl FnMut(&mut crate::layer::Entry, &mut dyn Read) -> std::io::Result<()>,
     ) -> Result<Toc, Failure> {
+        let (toc, found) = self.read_tar(id, path, each)?;
+        match self.bases.get(id) {
+            Some(base) if found != base.diff_id => Err(Failure::new(
+                Kind::Store,
+                format!(
+                    "layer {} of the base image is not what its config says: diff id {found} \
+                     instead of {}",
+                    base.descriptor.digest, base.diff_id
+                ),
+            )),
+            _ => Ok(toc),
+        }
+    }
+
+    /// Reads a layer's blob entry by entry; gives the digest of its tar too.
+    fn read_tar(
+        &self,
+        id: &LayerId,
+        path: &Path,
+        mut each: impl FnMut(&mut crate::layer::Entry, &mut dyn Read) -> std::io::Result<()>,
+    ) -> Result<(Toc, DiffId), Failure> {
         let damaged = |error: &(dyn std::error::Error + 'static)| {
             Failure::of(Kind::Store, &format!("cannot read layer {id}"), error)
         };
@@ -236,20 +376,7 @@ impl<'a> Layers<'a> {
         }
         let mut tee = reader.finish().map_err(|error| damaged(&error))?;
         copy_into(&mut tee, |_| ()).map_err(|error| damaged(&error))?;
-        if let Some(base) = self.bases.get(id) {
-            let found = tee.finish();
-            if found != base.diff_id.0 {
-                return Err(Failure::new(
-                    Kind::Store,
-                    format!(
-                        "layer {} of the base image is not what its config says: diff id {found} \
-                         instead of {}",
-                        base.descriptor.digest, base.diff_id
-                    ),
-                ));
-            }
-        }
-        Ok(builder.finish())
+        Ok((builder.finish(), DiffId(tee.finish())))
     }
 
     /// Gives the merged view of a stack of layers.
@@ -307,6 +434,7 @@ impl<'a> Layers<'a> {
         };
         let mut writer = SpoolWriter::new(&dir).map_err(io)?;
         if !wanted.is_empty() {
+            self.bring(id)?;
             let path = self.blob_path(id).ok_or_else(|| lost(id))?;
             self.read_blob(id, &path, |entry, content| {
                 if matches!(entry.kind, crate::layer::Kind::File { .. })
@@ -349,6 +477,7 @@ impl<'a> Layers<'a> {
         if let Some(path) = self.store.trees().path(id) {
             return Ok(path);
         }
+        self.bring(id)?;
         let own = self.own_lock(id);
         let _guard = lock(&own);
         if let Some(path) = self.store.trees().path(id) {
@@ -411,6 +540,12 @@ impl<'a> Layers<'a> {
         let failed = |error: &(dyn std::error::Error + 'static)| {
             Failure::of(Kind::Store, &format!("cannot pack layer {id}"), error)
         };
+        self.bring(id)?;
+        let own = lock(&self.blob_locks).entry(id.clone()).or_default().clone();
+        let _guard = lock(&own);
+        if let Some(record) = self.store.packs().get(id, &params) {
+            return Ok(record);
+        }
         let toc = self.toc(id)?;
         let files = match self.files(id) {
             Some(files) => files,
@@ -440,6 +575,24 @@ impl<'a> Layers<'a> {
         self.store.packs().put(id, &params, &record).map_err(|error| failed(&error))?;
         Ok(record)
     }
+}
+
+/// The key of [`StepRecord::extra`] that holds the epoch to which a fetched layer was clamped.
+pub(super) const EPOCH: &str = "epoch";
+
+/// Under which a layer's blob is recorded as a cache had it, besides its own parameters.
+fn as_fetched() -> PackParams {
+    PackParams { compression: "as-fetched".to_owned(), ..PackParams::default() }
+}
+
+/// Fills in the digest of an entry's content.
+fn hash_file(entry: &mut crate::layer::Entry, content: &mut dyn Read) -> std::io::Result<()> {
+    if let crate::layer::Kind::File { digest, .. } = &mut entry.kind {
+        let mut hasher = crate::oci::digest::Hasher::new();
+        copy_into(content, |bytes| hasher.update(bytes))?;
+        *digest = Some(hasher.finish());
+    }
+    Ok(())
 }
 
 fn lost(id: &LayerId) -> Failure {

@@ -5,6 +5,7 @@
 //! | `conductor.rs` | looks keys up, decides what must run, runs it in order, packs in the background |
 //! | `steps/` | one file a kind of step |
 //! | `layers.rs` | the forms of a layer: Toc, files, directory, blob |
+//! | `cache/` | caches beyond the store: entries of steps in registries and layouts |
 //! | `copy.rs`, `glob.rs` | which entries a COPY makes, computed against Trees |
 //! | `files.rs` | where the bytes of a file are read from |
 //! | `users.rs` | who `--chown` means |
@@ -21,6 +22,7 @@
 
 pub mod advice;
 pub mod bases;
+pub mod cache;
 pub mod conductor;
 pub mod copy;
 pub mod error;
@@ -136,6 +138,8 @@ pub struct Build<'a> {
     pub lazy_contexts: BTreeMap<String, Origin>,
     /// Base images by handle.
     pub bases: Vec<BaseSource>,
+    /// Caches beyond the store.
+    pub cache: cache::Cache,
     /// Options.
     pub options: Options,
     /// Who hears of it.
@@ -271,6 +275,7 @@ impl<'a> Build<'a> {
         graph: &Graph,
         needed: &[bool],
         done: impl Fn(NodeId) -> bool,
+        doubtful: impl Fn(NodeId) -> bool,
     ) -> Result<Session, Failure> {
         let host = |error: sandbox::Error| {
             let hint = error.hint().map(str::to_owned);
@@ -297,9 +302,16 @@ impl<'a> Build<'a> {
             .filter_map(|(_, node)| Arch::from_oci(&node.platform.architecture))
             .filter(|arch| !arch.is_native())
             .collect();
-        if !foreign.is_empty() {
+        // A cache may turn out not to have what it promised; emulators are registered only once.
+        let spare: BTreeSet<Arch> = (0..graph.nodes.len())
+            .filter(|id| doubtful(*id))
+            .filter_map(|id| Arch::from_oci(&graph.nodes[id].platform.architecture))
+            .filter(|arch| !arch.is_native() && !foreign.contains(arch))
+            .filter(|arch| self.options.emulators.contains_key(arch))
+            .collect();
+        if !foreign.is_empty() || !spare.is_empty() {
             let mut emulators = Vec::new();
-            for arch in &foreign {
+            for arch in foreign.iter().chain(&spare) {
                 let path = self.options.emulators.get(arch).ok_or_else(|| no_emulator(*arch))?;
                 emulators.push(Emulator { arch: *arch, path: path.clone() });
             }

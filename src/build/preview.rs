@@ -53,7 +53,7 @@ impl<'a> Build<'a> {
                 state: state(&conductor, id, needed[id]),
                 key: match node.op {
                     Op::Image { image } => Some(graph.images[image].digest),
-                    _ => conductor.key(id),
+                    _ => conductor.key_of(id),
                 },
                 emulated: matches!(node.op, Op::Run(_)) && self.is_emulated(&node.platform),
             })
@@ -70,7 +70,7 @@ fn state(conductor: &Conductor<'_>, id: usize, needed: bool) -> State {
             _ => State::Cached,
         },
         _ if conductor.outcome(Some(id)).is_some() => State::Cached,
-        _ if conductor.key(id).is_none() => State::Open,
+        _ if conductor.key_of(id).is_none() => State::Open,
         _ => State::Run,
     }
 }

@@ -68,7 +68,7 @@ pub enum Command {
 /// `lapstrake build`
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Outputs (-o):\n  DIR                                  OCI layout directory\n  type=oci,dest=DIR,tar=false          the same\n  type=oci,dest=FILE                   OCI archive (tar)\n  type=docker,dest=FILE                archive for `docker load` (one platform)\n  type=local,dest=DIR                  the root file system as files\n  type=tar,dest=FILE                   the root file system as a tar archive\n  …,compression=gzip|zstd|none         of the layers [default: gzip]\n  …,compression-level=N                0 to 9 for gzip, 1 to 19 for zstd"
+    after_help = "Outputs (-o):\n  DIR                                  OCI layout directory\n  type=oci,dest=DIR,tar=false          the same\n  type=oci,dest=FILE                   OCI archive (tar)\n  type=docker,dest=FILE                archive for `docker load` (one platform)\n  type=local,dest=DIR                  the root file system as files\n  type=tar,dest=FILE                   the root file system as a tar archive\n  …,compression=gzip|zstd|none         of the layers [default: gzip]\n  …,compression-level=N                0 to 9 for gzip, 1 to 19 for zstd\n\nCaches (--cache-from, --cache-to):\n  REPOSITORY                           type=registry,ref=REPOSITORY\n  type=registry,ref=REPOSITORY         a tag for each step; runners never overwrite each other\n  type=local,src=DIR                   an OCI layout directory (--cache-to: dest=DIR)\n  --cache-to …,mode=min|max            layers of the result, or of all steps [default: min]\n  --cache-to …,ignore-error=true       a cache that cannot be written fails no build\n  --cache-to …,compression=gzip|zstd|none,compression-level=N"
 )]
 pub struct BuildArgs {
     /// What to build from: a directory, a tar archive, a URL of one, a Git repository as
@@ -110,6 +110,12 @@ pub struct BuildArgs {
     /// Run every step of these stages anew
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
     pub no_cache_filter: Vec<String>,
+    /// Look for results of steps here too (repeatable, see below)
+    #[arg(long, value_name = "CACHE")]
+    pub cache_from: Vec<String>,
+    /// Write results of steps here too (repeatable, see below)
+    #[arg(long, value_name = "CACHE")]
+    pub cache_to: Vec<String>,
     /// When to ask registries for base images: missing, always, never, newer; alone: always
     #[arg(long, value_name = "POLICY", num_args = 0..=1, require_equals = true, default_missing_value = "always")]
     pub pull: Option<Pull>,
@@ -221,10 +227,6 @@ pub struct ResourceArgs {
 pub struct RefusedArgs {
     #[arg(long, hide = true)]
     pub load: bool,
-    #[arg(long, hide = true)]
-    pub cache_from: Vec<String>,
-    #[arg(long, hide = true)]
-    pub cache_to: Vec<String>,
     #[arg(long, hide = true)]
     pub annotation: Vec<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]

@@ -27,6 +27,7 @@ use crate::ui::progress::{Progress, Style};
 use super::args::{
     BuildArgs, IsolationArg, LogFormat, OnErrorArg, PlanArgs, PlanFormat, ProgressArg, Pull,
 };
+use super::cache;
 use super::environment::Environment;
 use super::options::{self, Output, OutputKind};
 use super::report::{Exit, Report, Result};
@@ -102,6 +103,8 @@ fn run_build(args: &BuildArgs, env: &Environment, goal: Goal<'_>) -> Result<()> 
     let outputs =
         args.output.iter().map(|text| options::output(text)).collect::<Result<Vec<_>>>()?;
     let platforms = options::platforms(&args.platform, &host)?;
+    let cache_from = cache::sources(&args.cache_from)?;
+    let cache_to = cache::targets(&args.cache_to)?;
     check_outputs(&outputs, &platforms)?;
     let lookup = |name: &str| env.variable(name);
     let mut build_args = options::build_args(&args.build_arg, &lookup)?;
@@ -228,6 +231,7 @@ fn run_build(args: &BuildArgs, env: &Environment, goal: Goal<'_>) -> Result<()> 
         remotes: &opened.remotes,
         lazy_contexts: contexts.lazy,
         bases: std::mem::take(&mut bases.sources),
+        cache: cache::open(args, env, &client, &cache_from, &cache_to, &progress)?,
         options: Options {
             secrets: opened.secrets.clone(),
             ssh: opened.ssh.clone(),

@@ -141,6 +141,17 @@ impl Environment {
 
     /// Makes the client for registries.
     pub fn registry_client(&self, args: &RegistryArgs, offline: bool) -> Result<Arc<Client>> {
+        let retries = crate::registry::Options::default().retries;
+        self.registry_client_with(args, offline, retries)
+    }
+
+    /// Makes the client for questions that are not worth a long wait, with fewer retries.
+    pub fn registry_client_with(
+        &self,
+        args: &RegistryArgs,
+        offline: bool,
+        retries: u32,
+    ) -> Result<Arc<Client>> {
         let mut sources = Vec::new();
         if let Some(json) = self.variable("DOCKER_AUTH_CONFIG") {
             let name = "DOCKER_AUTH_CONFIG".to_owned();
@@ -164,6 +175,7 @@ impl Environment {
             tls_ca,
             credentials: sources,
             offline,
+            retries,
             ..crate::registry::Options::default()
         };
         Client::new(options)

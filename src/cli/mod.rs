@@ -6,6 +6,7 @@
 
 pub mod args;
 mod build;
+mod cache;
 mod call;
 mod copy;
 mod doctor;

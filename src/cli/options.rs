@@ -150,11 +150,12 @@ pub fn output(text: &str) -> Result<Output> {
     if dest.as_os_str() == "-" && matches!(kind, OutputKind::OciDir | OutputKind::Local) {
         return Err(Report::usage(format!("-o {text}: a directory can't go to standard output")));
     }
-    Ok(Output { kind, dest, compression: self::compression(&compression, level)?, names })
+    Ok(Output { kind, dest, compression: self::compression("-o", &compression, level)?, names })
 }
 
-fn compression(name: &str, level: Option<u32>) -> Result<Compression> {
-    let bad = |range: &str| Report::usage(format!("-o compression-level: {name} has {range}"));
+/// Reads `compression=` and `compression-level=` of a flag.
+pub(super) fn compression(flag: &str, name: &str, level: Option<u32>) -> Result<Compression> {
+    let bad = |range: &str| Report::usage(format!("{flag} compression-level: {name} has {range}"));
     match (name, Compression::GZIP, Compression::ZSTD) {
         ("gzip", Compression::Gzip { level: usual }, _) => match level.unwrap_or(usual) {
             level @ 0..=9 => Ok(Compression::Gzip { level }),
@@ -167,9 +168,11 @@ fn compression(name: &str, level: Option<u32>) -> Result<Compression> {
             }
         }
         ("none" | "uncompressed", ..) => Ok(Compression::None),
-        ("estargz", ..) => Err(Report::usage("-o compression=estargz is not supported yet")
-            .with_hint("use gzip or zstd")),
-        _ => Err(Report::usage(format!("-o compression={name}: there is no such compression"))
+        ("estargz", ..) => {
+            Err(Report::usage(format!("{flag} compression=estargz is not supported yet"))
+                .with_hint("use gzip or zstd"))
+        }
+        _ => Err(Report::usage(format!("{flag} compression={name}: there is no such compression"))
             .with_hint("use gzip, zstd or none")),
     }
 }
@@ -203,7 +206,7 @@ pub(super) fn fields(text: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-fn boolean(flag: &str, value: &str) -> Result<bool> {
+pub(super) fn boolean(flag: &str, value: &str) -> Result<bool> {
     match value.to_lowercase().as_str() {
         "true" | "1" | "t" | "" => Ok(true),
         "false" | "0" | "f" => Ok(false),
@@ -446,18 +449,15 @@ pub fn network(mode: NetworkMode) -> Network {
 
 /// Refuses what buildx has and lapstrake does not yet.
 pub fn refuse(args: &BuildArgs) -> Result<()> {
-    let RefusedArgs { load, cache_from, cache_to, annotation, provenance, sbom, attest, builder } =
-        &args.refused;
+    let RefusedArgs { load, annotation, provenance, sbom, attest, builder } = &args.refused;
     let off = |value: &Option<Option<String>>| {
         matches!(value, None | Some(Some(_)))
             && value.as_ref().is_none_or(|value| {
                 value.as_deref().is_some_and(|value| matches!(value, "false" | "0"))
             })
     };
-    let refused: [(bool, &str, &str); 8] = [
+    let refused: [(bool, &str, &str); 6] = [
         (*load, "--load", "write -o type=docker,dest=app.tar and run `docker load -i app.tar`"),
-        (!cache_from.is_empty(), "--cache-from", "keep the store (--root) from build to build"),
-        (!cache_to.is_empty(), "--cache-to", "keep the store (--root) from build to build"),
         (!annotation.is_empty(), "--annotation", "use --label"),
         (!off(provenance), "--provenance", "leave it out: no attestation is made"),
         (!off(sbom), "--sbom", "leave it out: no attestation is made"),

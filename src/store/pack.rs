@@ -14,7 +14,8 @@ use crate::oci::{DiffId, Digest};
 /// What, beside the layer, decides the bytes of a blob.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PackParams {
-    /// The compression and its level, such as `gzip-4`; `as-pulled` for a base layer's own blob.
+    /// The compression and its level, such as `gzip-4`; `as-fetched` for the blob that a cache had,
+    /// which is recorded under its own parameters as well.
     pub compression: String,
     /// SOURCE_DATE_EPOCH, when times are clamped to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -142,15 +142,7 @@ impl Source for LayoutSource {
     }
 
     fn blob(&self, descriptor: &Descriptor) -> Result<Box<dyn Read + Send>> {
-        let place = self.describe();
-        let (file, size) = self.files.open(&blob_name(&descriptor.digest))?.ok_or_else(|| {
-            Error::Missing { place: place.clone(), what: "blob", digest: descriptor.digest }
-        })?;
-        if size != descriptor.size {
-            let (digest, expected) = (descriptor.digest, descriptor.size);
-            return Err(Error::Size { place, digest, expected, found: size });
-        }
-        Ok(Box::new(Verified::new(file, descriptor, &place)))
+        open_blob_of(self.files.as_ref(), descriptor)
     }
 
     /// Artifacts are entries of index.json beside the image (as oras writes them), or lie under the
@@ -198,6 +190,23 @@ pub(super) fn referrer(entry: &Descriptor, manifest: &Manifest) -> Descriptor {
     out.artifact_type = kind.or_else(|| Some(manifest.config.media_type.clone()));
     out.annotations = manifest.annotations.clone();
     out
+}
+
+/// Opens a blob of a layout directory. The reader verifies it.
+pub(super) fn open_blob(path: &Path, descriptor: &Descriptor) -> Result<Box<dyn Read + Send>> {
+    open_blob_of(&Directory { path: path.to_owned() }, descriptor)
+}
+
+fn open_blob_of(files: &dyn Files, descriptor: &Descriptor) -> Result<Box<dyn Read + Send>> {
+    let place = files.place();
+    let (file, size) = files.open(&blob_name(&descriptor.digest))?.ok_or_else(|| {
+        Error::Missing { place: place.clone(), what: "blob", digest: descriptor.digest }
+    })?;
+    if size != descriptor.size {
+        let (digest, expected) = (descriptor.digest, descriptor.size);
+        return Err(Error::Size { place, digest, expected, found: size });
+    }
+    Ok(Box::new(Verified::new(file, descriptor, &place)))
 }
 
 impl Files for Directory {

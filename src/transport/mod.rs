@@ -16,6 +16,8 @@
 //! Between a source and a sink stand sources that change one: [`filter`] leaves out platforms,
 //! [`recompress`] compresses layers anew, [`assemble`] makes one index of several images.
 //!
+//! [`shelf`] holds artifacts under immutable tags, for the build cache.
+//!
 //! Invariants:
 //! - Bytes of manifests and configs pass through as they are; nothing is re-serialised, so digests
 //!   survive every copy. Only [`archive`] makes manifests of its own, for `docker save` archives
@@ -41,6 +43,7 @@ mod name;
 pub mod recompress;
 pub mod remote;
 mod select;
+pub mod shelf;
 pub mod stored;
 pub mod validate;
 

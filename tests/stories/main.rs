@@ -18,6 +18,8 @@ mod add_git;
 mod add_url;
 /// Cache: what hits, what misses, what resumes.
 mod cache;
+/// Caches that machines share.
+mod caches;
 /// --check, --call, and the checks of layers.
 mod checks;
 /// The other subcommands.

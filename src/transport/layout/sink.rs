@@ -131,6 +131,33 @@ impl LayoutSink {
         self.install(file, &path)
     }
 
+    /// Stores a manifest under a tag alone, unless that tag is there.
+    pub(in crate::transport) fn put_under_tag(
+        &self,
+        tag: &str,
+        manifest: &Descriptor,
+        bytes: &[u8],
+    ) -> Result<()> {
+        self.put_manifest(manifest, bytes)?;
+        let turn = self.turn()?;
+        let _ = turn.lock();
+        let index: Index = serde_json::from_value(self.read_index()?).map_err(|source| {
+            let place = self.path.display().to_string();
+            Error::Json { place, what: "index.json".to_owned(), source }
+        })?;
+        let taken = |entry: &Descriptor| entry.annotations.get(REF_NAME).is_some_and(|t| t == tag);
+        if !index.manifests.iter().any(taken) {
+            self.change_index(&[manifest.clone().with_annotation(REF_NAME, tag)])?;
+        }
+        Ok(())
+    }
+
+    /// Opens the file whose lock a writer of index.json holds.
+    fn turn(&self) -> Result<File> {
+        let marker = self.path.join("oci-layout");
+        File::open(&marker).map_err(io_error("open", &marker))
+    }
+
     /// Reads index.json, as a value, so that what we do not know in it stays.
     fn read_index(&self) -> Result<Value> {
         let place = self.path.display().to_string();
@@ -306,8 +333,7 @@ impl Sink for LayoutSink {
         self.put_manifest(root, bytes)?;
         let mut entries = named_entries(root, names, self.tag.as_deref());
         entries.append(&mut self.referrers.lock().unwrap_or_else(PoisonError::into_inner));
-        let marker = self.path.join("oci-layout");
-        let turn = File::open(&marker).map_err(io_error("open", &marker))?;
+        let turn = self.turn()?;
         let _ = turn.lock();
         let replaced = self.change_index(&entries)?;
         self.collect(&replaced)

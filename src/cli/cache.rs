@@ -1,0 +1,314 @@
+//! `--cache-from` and `--cache-to`, checked and opened.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::build::cache::{self, Cache, Mode, To};
+use crate::build::event::{Event, Watch};
+use crate::layer::compress::Compression;
+use crate::oci::Reference;
+use crate::registry::Client;
+use crate::transport::shelf::{LayoutShelf, RegistryShelf, Shelf};
+
+use super::args::BuildArgs;
+use super::environment::Environment;
+use super::options;
+use super::report::{Report, Result};
+
+/// One cache, as typed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spec {
+    /// Where it is.
+    pub place: Place,
+    /// `mode=`.
+    pub mode: Mode,
+    /// `ignore-error=`.
+    pub ignore_error: bool,
+    /// `compression=`.
+    pub compression: Option<Compression>,
+}
+
+/// Where a cache is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// A repository of a registry; the tag is that of an image with a cache in it.
+    Registry(Reference),
+    /// An OCI layout directory.
+    Local(PathBuf),
+}
+
+/// Which of the two flags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    From,
+    To,
+}
+
+impl Way {
+    fn flag(self) -> &'static str {
+        match self {
+            Way::From => "--cache-from",
+            Way::To => "--cache-to",
+        }
+    }
+}
+
+/// Reads the `--cache-from`s.
+pub fn sources(list: &[String]) -> Result<Vec<Spec>> {
+    list.iter().map(|text| spec(Way::From, text)).collect()
+}
+
+/// Reads the `--cache-to`s.
+pub fn targets(list: &[String]) -> Result<Vec<Spec>> {
+    list.iter().map(|text| spec(Way::To, text)).collect()
+}
+
+fn spec(way: Way, text: &str) -> Result<Spec> {
+    let flag = way.flag();
+    let fields = if text.contains('=') {
+        options::fields(text)
+    } else {
+        vec![("type".to_owned(), "registry".to_owned()), ("ref".to_owned(), text.to_owned())]
+    };
+    let kind = fields.iter().find(|(key, _)| key == "type").map(|(_, value)| value.as_str());
+    let path_key = if way == Way::From { "src" } else { "dest" };
+    let known: &[&str] = match (kind, way) {
+        (Some("registry"), Way::From) => &["type", "ref"],
+        (Some("registry"), Way::To) => &[
+            "type",
+            "ref",
+            "mode",
+            "ignore-error",
+            "compression",
+            "compression-level",
+            "force-compression",
+            "oci-mediatypes",
+            "image-manifest",
+        ],
+        (Some("local"), Way::From) => &["type", "src", "tag", "digest"],
+        (Some("local"), Way::To) => &[
+            "type",
+            "dest",
+            "mode",
+            "ignore-error",
+            "compression",
+            "compression-level",
+            "force-compression",
+            "oci-mediatypes",
+            "image-manifest",
+            "tag",
+            "reset",
+        ],
+        (Some(kind @ ("gha" | "s3" | "azblob")), _) => return Err(elsewhere(flag, text, kind)),
+        (Some(other), _) => {
+            let report = Report::usage(format!("{flag} {text}: there is no cache type {other:?}"));
+            return Err(match crate::dockerfile::suggest(other, ["registry", "local"], true) {
+                Some(name) => report.with_hint(format!("did you mean type={name}?")),
+                None => report.with_hint("types are registry and local"),
+            });
+        }
+        (None, _) => {
+            return Err(Report::usage(format!("{flag} {text}: type= is missing"))
+                .with_hint(format!("as in {flag} type=registry,ref=registry.example/app/cache")));
+        }
+    };
+    let (mut reference, mut path, mut mode, mut ignore_error) = (None, None, Mode::Min, false);
+    let (mut compression, mut level) = (None, None);
+    for (key, value) in &fields {
+        let bad =
+            |expected: &str| Report::usage(format!("{flag} {key}={value}: expected {expected}"));
+        if !known.contains(&key.as_str()) {
+            let report = Report::usage(format!("{flag} {text}: there is no option {key:?}"));
+            return Err(match crate::dockerfile::suggest(key, known.iter().copied(), true) {
+                Some(name) => report.with_hint(format!("did you mean {name}=?")),
+                None => report.with_hint(format!("options are {}", known.join(", "))),
+            });
+        }
+        match key.as_str() {
+            "ref" => {
+                let parsed = value.parse::<Reference>().map_err(|error| {
+                    Report::of(super::report::Exit::Usage, &format!("{flag} {text}"), &error)
+                })?;
+                reference = Some(parsed);
+            }
+            "src" | "dest" => path = Some(PathBuf::from(value)),
+            "mode" => {
+                mode = match value.as_str() {
+                    "min" => Mode::Min,
+                    "max" => Mode::Max,
+                    _ => return Err(bad("min or max")),
+                }
+            }
+            "ignore-error" => ignore_error = options::boolean(&format!("{flag} {key}"), value)?,
+            "compression" => compression = Some(value.as_str()),
+            "compression-level" => {
+                level = Some(value.parse::<u32>().map_err(|_| bad("a number"))?);
+            }
+            // With compression=, every entry has it; without, nothing is forced.
+            "force-compression" => {
+                options::boolean(&format!("{flag} {key}"), value)?;
+            }
+            "oci-mediatypes" | "image-manifest" => {
+                if !options::boolean(&format!("{flag} {key}"), value)? {
+                    return Err(Report::usage(format!("{flag} {key}={value} is not supported"))
+                        .with_hint("leave it out: entries are OCI manifests, as every registry of today takes them"));
+                }
+            }
+            "tag" | "digest" => {
+                return Err(Report::usage(format!("{flag} {key}={value} is not supported"))
+                    .with_hint("leave it out: entries are found by the keys of steps, so one directory serves every branch"));
+            }
+            "reset" => {
+                if options::boolean(&format!("{flag} {key}"), value)? {
+                    return Err(Report::usage(format!("{flag} {key}={value} is not supported"))
+                        .with_hint("remove the directory before the build instead"));
+                }
+            }
+            _ => {}
+        }
+    }
+    if level.is_some() && compression.is_none() {
+        return Err(Report::usage(format!("{flag} {text}: compression-level= needs compression=")));
+    }
+    let compression = match compression {
+        Some(name) => Some(options::compression(flag, name, level)?),
+        None => None,
+    };
+    let missing = |key: &str, example: &str| {
+        Report::usage(format!("{flag} {text}: {key}= is missing"))
+            .with_hint(format!("as in {flag} {example}"))
+    };
+    let place = if kind == Some("registry") {
+        Place::Registry(
+            reference
+                .ok_or_else(|| missing("ref", "type=registry,ref=registry.example/app/cache"))?,
+        )
+    } else {
+        let path = path.filter(|path| !path.as_os_str().is_empty());
+        Place::Local(path.ok_or_else(|| missing(path_key, &format!("type=local,{path_key}=DIR")))?)
+    };
+    Ok(Spec { place, mode, ignore_error, compression })
+}
+
+/// The types that belong to one provider's API.
+fn elsewhere(flag: &str, text: &str, kind: &str) -> Report {
+    let hint = match kind {
+        "gha" => {
+            "use type=registry,ref=ghcr.io/OWNER/REPO/cache (the token of the job may write packages), or type=local with actions/cache around it"
+        }
+        "s3" => {
+            "use type=registry with any registry (it may keep its data in S3), or type=local with `aws s3 sync` around it"
+        }
+        _ => {
+            "use type=registry,ref=NAME.azurecr.io/cache, or type=local with `azcopy sync` around it"
+        }
+    };
+    Report::usage(format!("{flag} {text}: type={kind} is not supported")).with_hint(hint)
+}
+
+/// Opens the caches. Those that cannot be written are told now.
+pub fn open(
+    args: &BuildArgs,
+    env: &Environment,
+    client: &Client,
+    from: &[Spec],
+    to: &[Spec],
+    watch: &dyn Watch,
+) -> Result<Cache> {
+    if from.is_empty() && to.is_empty() {
+        return Ok(Cache::default());
+    }
+    let mut registry = args.registry.clone();
+    registry.tls_ca.extend_from_slice(&args.ca_cert);
+    let asking = env.registry_client_with(&registry, args.offline, 1)?;
+    let shelf = |place: &Place| -> Arc<dyn Shelf> {
+        match place {
+            Place::Registry(reference) => Arc::new(RegistryShelf::new(&asking, client, reference)),
+            Place::Local(path) => Arc::new(LayoutShelf::new(&env.cwd.join(path))),
+        }
+    };
+    let mut cache = Cache::default();
+    for spec in to {
+        let to = To {
+            shelf: shelf(&spec.place),
+            mode: spec.mode,
+            ignore_error: spec.ignore_error,
+            compression: spec.compression,
+        };
+        match cache::export::refused(&to) {
+            None => cache.to.push(to),
+            Some(failure) if spec.ignore_error => watch.event(Event::Warning(failure.message)),
+            Some(failure) => return Err(failure.into()),
+        }
+    }
+    for spec in from {
+        cache.look_in(shelf(&spec.place));
+    }
+    Ok(cache)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn caches_are_read_as_buildx_does() {
+        let registry = |text: &str| Place::Registry(text.parse().expect("a reference"));
+        for (way, text, place, mode) in [
+            (Way::From, "example.com/app:cache", registry("example.com/app:cache"), Mode::Min),
+            (
+                Way::From,
+                "type=registry,ref=example.com/app",
+                registry("example.com/app"),
+                Mode::Min,
+            ),
+            (
+                Way::To,
+                "type=registry,ref=example.com/app,mode=max",
+                registry("example.com/app"),
+                Mode::Max,
+            ),
+            (Way::To, "type=local,dest=d,oci-mediatypes=true", Place::Local("d".into()), Mode::Min),
+            (Way::From, "type=local,src=d", Place::Local("d".into()), Mode::Min),
+        ] {
+            let found = spec(way, text).expect(text);
+            assert_eq!((found.place, found.mode), (place, mode), "{text}");
+        }
+        let zstd = spec(
+            Way::To,
+            "type=local,dest=d,compression=zstd,compression-level=7,ignore-error=true",
+        );
+        let zstd = zstd.expect("fine");
+        assert_eq!(zstd.compression, Some(Compression::Zstd { level: 7 }));
+        assert!(zstd.ignore_error);
+    }
+
+    #[test]
+    fn bad_caches_say_what_to_do() {
+        for (way, text, message, hint) in [
+            (Way::To, "type=registry", "ref= is missing", "type=registry,ref="),
+            (Way::To, "ref=x", "type= is missing", "type=registry"),
+            (Way::To, "type=registri,ref=x", "no cache type", "did you mean type=registry?"),
+            (Way::To, "type=registry,ref=x,moed=max", "no option \"moed\"", "did you mean mode=?"),
+            (
+                Way::From,
+                "type=registry,ref=x,mode=max",
+                "no option \"mode\"",
+                "options are type, ref",
+            ),
+            (Way::To, "type=local,src=x", "no option \"src\"", "options are"),
+            (Way::To, "type=local,dest=x,mode=all", "expected min or max", ""),
+            (Way::To, "type=gha", "type=gha is not supported", "ghcr.io"),
+            (Way::To, "type=s3,bucket=b", "type=s3 is not supported", "type=registry"),
+            (Way::From, "type=azblob,name=b", "type=azblob is not supported", "azurecr.io"),
+            (Way::From, "type=local,src=x,tag=t", "tag=t is not supported", "keys of steps"),
+            (Way::To, "type=local,dest=x,reset=true", "reset=true is not supported", "remove"),
+            (Way::To, "type=local,dest=x,compression-level=3", "needs compression=", ""),
+        ] {
+            let report = spec(way, text).expect_err(text);
+            assert!(report.message.contains(message), "{text}: {}", report.message);
+            let hints = report.hints.join("\n");
+            assert!(hints.contains(hint), "{text}: {hints}");
+        }
+    }
+}
