@@ -3,6 +3,8 @@
 //! The config is the one that planning made, with layers and times filled in. Times come from the
 //! records of the steps, so a build that finds everything in the cache makes the same bytes again.
 
+use std::collections::BTreeMap;
+
 use crate::graph::{NodeId, Op};
 use crate::oci::{
     Descriptor, DiffId, Digest, Index, Manifest, Platform, canonical, config::History, media_type,
@@ -36,8 +38,58 @@ pub struct Product {
     pub images: Vec<Image>,
 }
 
+/// How images are made of layers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recipe {
+    /// The blobs.
+    pub form: BlobForm,
+    /// Docker's media types in place of OCI's.
+    pub docker_types: bool,
+    /// Annotations; of equal ones the last counts.
+    pub annotations: Vec<Annotation>,
+}
+
+/// One annotation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Annotation {
+    /// Where it stands.
+    pub level: Level,
+    /// Only for this platform.
+    pub platform: Option<Platform>,
+    /// Its name.
+    pub key: String,
+    /// Its text.
+    pub value: String,
+}
+
+/// Where an annotation stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// In the manifest of each image.
+    Manifest,
+    /// In the index's entry for each image; of a single image, in that of index.json.
+    ManifestDescriptor,
+    /// In the index.
+    Index,
+    /// In index.json's entry for the index.
+    IndexDescriptor,
+}
+
+impl Recipe {
+    fn annotations(&self, level: Level, platform: Option<&Platform>) -> BTreeMap<String, String> {
+        self.annotations
+            .iter()
+            .filter(|annotation| annotation.level == level)
+            .filter(|annotation| {
+                annotation.platform.is_none() || annotation.platform.as_ref() == platform
+            })
+            .map(|annotation| (annotation.key.clone(), annotation.value.clone()))
+            .collect()
+    }
+}
+
 /// Makes the image of each output, and puts its config and manifest into the store.
-pub fn assemble(conductor: &Conductor<'_>, form: BlobForm) -> Result<Vec<Image>, Failure> {
+pub fn assemble(conductor: &Conductor<'_>, recipe: &Recipe) -> Result<Vec<Image>, Failure> {
     let graph = conductor.graph;
     let mut images = Vec::new();
     for (index, output) in graph.outputs.iter().enumerate() {
@@ -60,7 +112,7 @@ pub fn assemble(conductor: &Conductor<'_>, form: BlobForm) -> Result<Vec<Image>,
                 _ => &outcome.layers[outcome.layers.len().saturating_sub(1)..],
             };
             for layer in own {
-                let blob = conductor.layers.blob(layer, form)?;
+                let blob = conductor.layers.blob(layer, recipe.form)?;
                 let media_type = media_type::to_oci(&blob.media_type).to_owned();
                 layers.push(Descriptor::new(&media_type, blob.digest, blob.size));
                 diff_ids.push(blob.diff_id);
@@ -82,12 +134,22 @@ pub fn assemble(conductor: &Conductor<'_>, form: BlobForm) -> Result<Vec<Image>,
         let failed =
             |error: crate::store::Error| Failure::of(Kind::Store, "cannot write the image", &error);
         let (config_digest, size) = store.blobs().put(&bytes).map_err(failed)?;
-        let manifest =
+        let platform = platform_of(&graph.outputs[index].config, &output.platform);
+        let annotations = |level| recipe.annotations(level, Some(&output.platform));
+        let mut manifest =
             Manifest::new(Descriptor::new(media_type::OCI_CONFIG, config_digest, size), layers);
-        let bytes = canonical::to_vec(&manifest);
-        let (digest, size) = store.blobs().put(&bytes).map_err(failed)?;
-        let mut descriptor = Descriptor::new(media_type::OCI_MANIFEST, digest, size);
-        descriptor.platform = Some(platform_of(&graph.outputs[index].config, &output.platform));
+        manifest.annotations = annotations(Level::Manifest);
+        if recipe.docker_types {
+            manifest = manifest.to_docker().map_err(|error| {
+                let what = "cannot write the manifest in Docker's media types";
+                Failure::of(Kind::Store, what, &error)
+                    .with_hint("leave oci-mediatypes=false out, or add force-compression=true")
+            })?;
+        }
+        let (mut descriptor, bytes) = manifest.encode();
+        store.blobs().put(&bytes).map_err(failed)?;
+        descriptor.platform = Some(platform);
+        descriptor.annotations = annotations(Level::ManifestDescriptor);
         images.push(Image {
             platform: output.platform.clone(),
             descriptor,
@@ -102,22 +164,24 @@ pub fn assemble(conductor: &Conductor<'_>, form: BlobForm) -> Result<Vec<Image>,
 pub fn join(
     store: &crate::store::Store,
     images: Vec<Image>,
-    annotations: &std::collections::BTreeMap<String, String>,
+    recipe: &Recipe,
 ) -> Result<Product, Failure> {
-    if let [image] = &images[..]
-        && annotations.is_empty()
-    {
+    if let [image] = &images[..] {
         let (root, bytes) = (image.descriptor.clone(), image.manifest.clone());
         return Ok(Product { root, bytes, images });
     }
     let mut index = Index::new(images.iter().map(|image| image.descriptor.clone()).collect());
-    index.annotations = annotations.clone();
-    let bytes = canonical::to_vec(&index);
-    let (digest, size) = store
+    index.annotations = recipe.annotations(Level::Index, None);
+    if recipe.docker_types {
+        index.media_type = Some(media_type::DOCKER_LIST.to_owned());
+    }
+    let (mut root, bytes) = index.encode();
+    store
         .blobs()
         .put(&bytes)
         .map_err(|error| Failure::of(Kind::Store, "cannot write the index", &error))?;
-    Ok(Product { root: Descriptor::new(media_type::OCI_INDEX, digest, size), bytes, images })
+    root.annotations = recipe.annotations(Level::IndexDescriptor, None);
+    Ok(Product { root, bytes, images })
 }
 
 fn platform_of(config: &crate::oci::ImageConfig, asked: &Platform) -> Platform {

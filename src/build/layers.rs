@@ -14,13 +14,13 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use crate::layer::compress::{Compression, Decoder};
+use crate::layer::compress::{Compression, Decoder, Encoder};
 use crate::layer::pack::{PackOptions, pack};
 use crate::layer::tar::Reader;
 use crate::layer::toc::{EntryRef, KindRef, Toc};
 use crate::layer::tree::Tree;
 use crate::layer::{LayerId, RootPath};
-use crate::oci::{Descriptor, DiffId};
+use crate::oci::{Descriptor, DiffId, media_type};
 use crate::sandbox::Session;
 use crate::store::{PackParams, PackRecord, StepRecord, Store};
 
@@ -44,6 +44,8 @@ pub struct BlobForm {
     pub compression: Compression,
     /// SOURCE_DATE_EPOCH.
     pub epoch: Option<i64>,
+    /// Layers of base images are packed anew where they have another compression.
+    pub force: bool,
 }
 
 /// All layers of a build.
@@ -86,7 +88,7 @@ impl<'a> Layers<'a> {
     ) -> Layers<'a> {
         let mut forms: Vec<BlobForm> = wanted.iter().copied().collect();
         for compression in [Compression::GZIP, Compression::ZSTD, Compression::None] {
-            let plain = BlobForm { compression, epoch: None };
+            let plain = BlobForm { compression, epoch: None, force: false };
             if !forms.contains(&plain) {
                 forms.push(plain);
             }
@@ -525,6 +527,11 @@ impl<'a> Layers<'a> {
     /// Gives the blob of a layer in the form that an output wants.
     pub fn blob(&self, id: &LayerId, form: BlobForm) -> Result<PackRecord, Failure> {
         if let Some(base) = self.bases.get(id) {
+            let own = media_type::layer_compression(&base.descriptor.media_type);
+            let wanted = media_type::layer_compression(form.compression.media_type());
+            if form.force && own != wanted {
+                return self.recompressed(id, base, form);
+            }
             return Ok(PackRecord {
                 diff_id: base.diff_id,
                 digest: base.descriptor.digest,
@@ -572,6 +579,49 @@ impl<'a> Layers<'a> {
             media_type: form.compression.media_type().to_owned(),
             diff_size: packed.diff_size,
         };
+        self.store.packs().put(id, &params, &record).map_err(|error| failed(&error))?;
+        Ok(record)
+    }
+}
+
+impl Layers<'_> {
+    /// Packs the blob of a base layer anew: the same tar in another compression.
+    fn recompressed(
+        &self,
+        id: &LayerId,
+        base: &BaseLayer,
+        form: BlobForm,
+    ) -> Result<PackRecord, Failure> {
+        // The times of a base are not ours to clamp.
+        let params = BlobForm { epoch: None, ..form }.params();
+        if let Some(record) = self.store.packs().get(id, &params) {
+            return Ok(record);
+        }
+        let failed = |error: &(dyn std::error::Error + 'static)| {
+            let what = format!("cannot pack layer {} of the base anew", base.descriptor.digest);
+            Failure::of(Kind::Store, &what, error)
+        };
+        let file =
+            self.store.blobs().open(&base.descriptor.digest).map_err(|error| failed(&error))?;
+        let mut tar = Tee::new(Decoder::new(file).map_err(|error| failed(&error))?);
+        let writer = self.store.blobs().writer().map_err(|error| failed(&error))?;
+        let mut encoder = Encoder::new(writer, form.compression, self.threads);
+        let diff_size = std::io::copy(&mut tar, &mut encoder).map_err(|error| failed(&error))?;
+        let diff_id = DiffId(tar.finish());
+        if diff_id != base.diff_id {
+            return Err(Failure::new(
+                Kind::Store,
+                format!(
+                    "layer {} of the base image is not what its config says: diff id {diff_id} \
+                     instead of {}",
+                    base.descriptor.digest, base.diff_id
+                ),
+            ));
+        }
+        let writer = encoder.finish().map_err(|error| failed(&error))?;
+        let (digest, size) = writer.commit(None).map_err(|error| failed(&error))?;
+        let media_type = form.compression.media_type().to_owned();
+        let record = PackRecord { diff_id, digest, size, media_type, diff_size };
         self.store.packs().put(id, &params, &record).map_err(|error| failed(&error))?;
         Ok(record)
     }

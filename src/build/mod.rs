@@ -56,7 +56,6 @@ use crate::transport::Source;
 use conductor::Conductor;
 use error::{Failure, Kind};
 use event::{Event, Watch};
-use image::Image;
 use layers::{BaseLayer, BlobForm, Layers};
 
 /// A base image as it was resolved: what [`crate::graph::BaseImage::handle`] names.
@@ -204,9 +203,13 @@ impl<'a> Build<'a> {
         Ok(Conductor::new(self, graph, layers))
     }
 
-    /// Assembles the images of a finished build.
-    pub fn images(&self, conductor: &Conductor<'_>, form: BlobForm) -> Result<Vec<Image>, Failure> {
-        image::assemble(conductor, form)
+    /// Makes the images of a finished build, joined.
+    pub fn product(
+        &self,
+        conductor: &Conductor<'_>,
+        recipe: &image::Recipe,
+    ) -> Result<image::Product, Failure> {
+        image::join(self.store, image::assemble(conductor, recipe)?, recipe)
     }
 
     /// Fails when the user stopped the build.

@@ -68,7 +68,7 @@ pub enum Command {
 /// `lapstrake build`
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Outputs (-o):\n  DIR                                  OCI layout directory\n  type=oci,dest=DIR,tar=false          the same\n  type=oci,dest=FILE                   OCI archive (tar)\n  type=docker,dest=FILE                archive for `docker load` (one platform)\n  type=local,dest=DIR                  the root file system as files\n  type=tar,dest=FILE                   the root file system as a tar archive\n  …,compression=gzip|zstd|none         of the layers [default: gzip]\n  …,compression-level=N                0 to 9 for gzip, 1 to 19 for zstd\n\nCaches (--cache-from, --cache-to):\n  REPOSITORY                           type=registry,ref=REPOSITORY\n  type=registry,ref=REPOSITORY         a tag for each step; runners never overwrite each other\n  type=local,src=DIR                   an OCI layout directory (--cache-to: dest=DIR)\n  --cache-to …,mode=min|max            layers of the result, or of all steps [default: min]\n  --cache-to …,ignore-error=true       a cache that cannot be written fails no build\n  --cache-to …,compression=gzip|zstd|none,compression-level=N"
+    after_help = "Outputs (-o):\n  DIR                                  OCI layout directory\n  type=oci,dest=DIR,tar=false          the same\n  type=oci,dest=FILE                   OCI archive (tar)\n  type=docker,dest=FILE                archive for `docker load` (one platform)\n  type=local,dest=DIR                  the root file system as files\n  type=tar,dest=FILE                   the root file system as a tar archive\n  type=registry,name=NAME              a registry (type=image,push=true is the same) [default: -t]\n  type=registry,…,push-by-digest=true  without a tag\n  type=image,name=NAME                 the store\n  …,compression=gzip|zstd|none         of the layers [default: gzip]\n  …,compression-level=N                0 to 9 for gzip, 1 to 19 for zstd\n  …,force-compression=true             of the layers of the base image too\n  …,oci-mediatypes=false               Docker's media types (docker, registry)\n  …,annotation.NAME=VALUE              also annotation-index., annotation-manifest[linux/arm64]. …\n  …,rewrite-timestamp=true             needs SOURCE_DATE_EPOCH, which does the same\n\nCaches (--cache-from, --cache-to):\n  REPOSITORY                           type=registry,ref=REPOSITORY\n  type=registry,ref=REPOSITORY         a tag for each step; runners never overwrite each other\n  type=local,src=DIR                   an OCI layout directory (--cache-to: dest=DIR)\n  --cache-to …,mode=min|max            layers of the result, or of all steps [default: min]\n  --cache-to …,ignore-error=true       a cache that cannot be written fails no build\n  --cache-to …,compression=gzip|zstd|none,compression-level=N"
 )]
 pub struct BuildArgs {
     /// What to build from: a directory, a tar archive, a URL of one, a Git repository as
@@ -104,6 +104,9 @@ pub struct BuildArgs {
     /// Label of the image (repeatable)
     #[arg(long, value_name = "NAME=VALUE")]
     pub label: Vec<String>,
+    /// Annotation of the manifest, or of index:, manifest-descriptor:, index-descriptor: (repeatable)
+    #[arg(long, value_name = "[LEVEL:]NAME=VALUE")]
+    pub annotation: Vec<String>,
     /// Run every step anew
     #[arg(long)]
     pub no_cache: bool,
@@ -227,8 +230,6 @@ pub struct ResourceArgs {
 pub struct RefusedArgs {
     #[arg(long, hide = true)]
     pub load: bool,
-    #[arg(long, hide = true)]
-    pub annotation: Vec<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
     pub provenance: Option<Option<String>>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]

@@ -1,25 +1,19 @@
 //! `lapstrake build`.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::build::advice::Checks;
 use crate::build::bases::{Bases, Pull as PullPolicy};
-use crate::build::conductor::Conductor;
-use crate::build::event::{Event, Work};
 use crate::build::explain::Explain;
-use crate::build::image::{Product, join};
-use crate::build::layers::BlobForm;
+use crate::build::image::Product;
 use crate::build::shell::{OnError, Wreck};
-use crate::build::{Build, Options, rootfs};
+use crate::build::{Build, Options};
 use crate::dockerfile::{self, Diagnostic, LineIndex};
 use crate::graph::{self, Graph, Request, ResolveExit};
-use crate::layer::compress::Compression;
-use crate::oci::{Platform, Reference};
+use crate::oci::Platform;
 use crate::sandbox::{Isolation, cdi};
-use crate::transport;
 use crate::ui::diagnostic::Painter;
 use crate::ui::github;
 use crate::ui::progress::{Progress, Style};
@@ -29,22 +23,15 @@ use super::args::{
 };
 use super::cache;
 use super::environment::Environment;
-use super::options::{self, Output, OutputKind};
+use super::export::{Plan, export_all};
+use super::options;
+use super::output;
 use super::report::{Exit, Report, Result};
 use super::sources::{self, Main, Opened};
 use super::{call, plan, privilege};
 
-/// Everything of the command line, checked.
-struct Plan<'a> {
-    platforms: Vec<Platform>,
-    tags: Vec<Reference>,
-    outputs: Vec<Output>,
-    epoch: Option<i64>,
-    /// A shell is opened in the result, and nothing is made of it.
-    shell: bool,
-    /// Shows what checks of layers found, and says whether that is an error.
-    judge: &'a dyn Fn(Vec<Diagnostic>) -> Result<()>,
-}
+/// Shows what checks of layers found, and says whether that is an error.
+type Judge<'a> = &'a dyn Fn(Vec<Diagnostic>) -> Result<()>;
 
 /// Runs the command.
 pub fn run(args: &BuildArgs, env: &Environment) -> Result<()> {
@@ -101,16 +88,18 @@ fn run_build(args: &BuildArgs, env: &Environment, goal: Goal<'_>) -> Result<()> 
         );
     }
     let outputs =
-        args.output.iter().map(|text| options::output(text)).collect::<Result<Vec<_>>>()?;
+        args.output.iter().map(|text| output::output(text)).collect::<Result<Vec<_>>>()?;
+    let annotations = output::annotations(&args.annotation)?;
     let platforms = options::platforms(&args.platform, &host)?;
     let cache_from = cache::sources(&args.cache_from)?;
     let cache_to = cache::targets(&args.cache_to)?;
-    check_outputs(&outputs, &platforms)?;
     let lookup = |name: &str| env.variable(name);
     let mut build_args = options::build_args(&args.build_arg, &lookup)?;
     let epoch = epoch(&mut build_args, env)?;
     let call = call::requested(args)?;
     let checks = call::checks(&build_args)?;
+    let built = if platforms.is_empty() { vec![host.clone()] } else { platforms.clone() };
+    output::check(&outputs, &annotations, &built, &tags, epoch)?;
     let main = Main::parse(args, env)?;
     let early = match main.needs_store(args) {
         true => Some(Opened::new(args, env)?),
@@ -260,8 +249,9 @@ fn run_build(args: &BuildArgs, env: &Environment, goal: Goal<'_>) -> Result<()> 
         env.print(&plan::draw(format, &graph, &steps?, &lines));
         return Ok(());
     }
-    let plan = Plan { platforms, tags, outputs, epoch, shell: shell.is_some(), judge: &judge };
-    let result = build_and_export(args, env, &build, &graph, &plan, &client);
+    let (push, shell) = (args.push, shell.is_some());
+    let plan = Plan { platforms, tags, outputs, annotations, epoch, push, shell };
+    let result = build_and_export(env, &build, &graph, &plan, &judge, &client);
     progress.end();
     if args.explain {
         env.say(&build.explain.text(&graph));
@@ -319,20 +309,6 @@ fn located(exit: Exit, diagnostic: &Diagnostic, draw: &dyn Fn(&Diagnostic) -> St
         report.excerpt = Some(draw(diagnostic));
     }
     report
-}
-
-fn check_outputs(outputs: &[Output], platforms: &[Platform]) -> Result<()> {
-    for output in outputs {
-        if output.kind == OutputKind::DockerArchive && platforms.len() > 1 {
-            return Err(Report::usage("-o type=docker holds one platform, and several are built")
-                .with_hint("use type=oci, or build one platform at a time"));
-        }
-    }
-    let dests: BTreeSet<&Path> = outputs.iter().map(|output| output.dest.as_path()).collect();
-    if dests.len() < outputs.len() {
-        return Err(Report::usage("two outputs (-o) have the same destination"));
-    }
-    Ok(())
 }
 
 /// SOURCE_DATE_EPOCH: a --build-arg, else the variable (which then is an argument too).
@@ -426,31 +402,21 @@ fn hostname(args: &BuildArgs) -> Result<String> {
 }
 
 fn build_and_export(
-    args: &BuildArgs,
     env: &Environment,
     build: &Build<'_>,
     graph: &Graph,
-    plan: &Plan<'_>,
+    plan: &Plan,
+    judge: Judge<'_>,
     client: &Arc<crate::registry::Client>,
 ) -> Result<Option<Product>> {
-    let mut forms: BTreeSet<BlobForm> = plan
-        .outputs
-        .iter()
-        .filter(|output| output.kind.has_blobs())
-        .map(|output| BlobForm { compression: output.compression, epoch: plan.epoch })
-        .collect();
-    let stored = BlobForm { compression: Compression::GZIP, epoch: plan.epoch };
-    let keeps = !plan.shell && (!plan.tags.is_empty() || plan.outputs.is_empty());
-    if keeps {
-        forms.insert(stored);
-    }
+    let forms = plan.forms();
     let conductor = build.run(graph, &forms);
     for context in build.contexts.values() {
         // What is lost without it is time, and the next build says nothing of it either.
         let _ = context.save_stat_cache();
     }
     let conductor = conductor?;
-    (plan.judge)(build.checks.take())?;
+    judge(build.checks.take())?;
     if plan.shell {
         let output =
             graph.outputs.first().ok_or_else(|| Report::usage("there is no such stage"))?;
@@ -459,140 +425,14 @@ fn build_and_export(
         crate::build::shell::open(&conductor, output.node, &output.config, term.as_deref())?;
         return Ok(None);
     }
-    let mut products: BTreeMap<BlobForm, Product> = BTreeMap::new();
-    for form in &forms {
-        let images = build.images(&conductor, *form)?;
-        products.insert(*form, join(build.store, images, &BTreeMap::new())?);
-    }
-    let first = graph.nodes.len();
-    for (number, output) in plan.outputs.iter().enumerate() {
-        let form = BlobForm { compression: output.compression, epoch: plan.epoch };
-        export(env, &conductor, plan, output, products.get(&form), first + number)?;
-    }
-    if let Some(product) = products.get(&stored) {
-        let names: Vec<(String, crate::oci::Descriptor)> =
-            plan.tags.iter().map(|tag| (tag.to_string(), product.root.clone())).collect();
-        if !names.is_empty() {
-            build
-                .store
-                .images()
-                .set(&names)
-                .map_err(|error| Report::of(Exit::Damaged, "cannot name the image", &error))?;
-        }
-        if args.push {
-            for tag in &plan.tags {
-                super::push::push(env, build.store, client, tag, build.watch)?;
-            }
-        }
-    }
-    let shown = products.get(&stored).or_else(|| products.values().next()).cloned();
-    Ok(shown)
-}
-
-/// Writes one output.
-fn export(
-    env: &Environment,
-    conductor: &Conductor<'_>,
-    plan: &Plan<'_>,
-    output: &Output,
-    product: Option<&Product>,
-    step: usize,
-) -> Result<()> {
-    let build = conductor.build;
-    let dest = env.cwd.join(&output.dest);
-    let shown = output.dest.display().to_string();
-    let started = std::time::Instant::now();
-    build.watch.event(Event::Planned {
-        step,
-        work: Work::Export,
-        name: format!("exporting to {shown}"),
-        emulated: false,
-    });
-    build.watch.event(Event::Started { step });
-    let result = match output.kind {
-        OutputKind::Local | OutputKind::Tar => export_files(env, conductor, plan, output, &dest),
-        kind => {
-            let product = product.ok_or_else(|| {
-                Report::new(Exit::Damaged, "an output was written before its image was made")
-            })?;
-            let names: Vec<Reference> = if output.names.is_empty() {
-                plan.tags.clone()
-            } else {
-                options::tags(&output.names)?
-            };
-            let kind = match kind {
-                OutputKind::OciDir => transport::Target::OciDir(dest.clone()),
-                OutputKind::OciArchive => transport::Target::OciArchive(dest.clone()),
-                _ => transport::Target::DockerArchive(dest.clone()),
-            };
-            transport::export(
-                build.store,
-                &product.root,
-                &names,
-                &kind,
-                env.stdout_of(&output.dest),
-            )
-            .map_err(|error| Report::of(Exit::Damaged, &format!("cannot write {shown}"), &error))
-        }
-    };
-    match &result {
-        Ok(()) => build.watch.event(Event::Finished { step, took: started.elapsed() }),
-        Err(report) => build.watch.event(Event::Failed {
-            step,
-            message: report.message.clone(),
-            took: started.elapsed(),
-        }),
-    }
-    result
-}
-
-fn export_files(
-    env: &Environment,
-    conductor: &Conductor<'_>,
-    plan: &Plan<'_>,
-    output: &Output,
-    dest: &Path,
-) -> Result<()> {
-    let several = plan.platforms.len() > 1;
-    let roots = conductor
-        .graph
-        .outputs
-        .iter()
-        .map(|result| {
-            let prefix = if several { result.platform.dir_name() } else { String::new() };
-            rootfs::root(conductor, result, &prefix)
-        })
-        .collect::<std::result::Result<Vec<_>, _>>()?;
-    if output.kind == OutputKind::Local {
-        std::fs::create_dir_all(dest).map_err(|error| {
-            Report::of(Exit::Damaged, &format!("cannot make {}", output.dest.display()), &error)
-        })?;
-        rootfs::write_files(conductor, &roots, dest)?;
-        return Ok(());
-    }
-    if output.dest.as_os_str() == "-" {
-        let mut out = env.stdout();
-        rootfs::write_tar(conductor, &roots, &mut out)?;
-        return Ok(());
-    }
-    let failed = |error: std::io::Error| {
-        Report::of(Exit::Damaged, &format!("cannot write {}", output.dest.display()), &error)
-    };
-    let dir = dest.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(failed)?;
-    {
-        let mut buffered = std::io::BufWriter::with_capacity(256 << 10, file.as_file_mut());
-        rootfs::write_tar(conductor, &roots, &mut buffered)?;
-        buffered.flush().map_err(failed)?;
-    }
-    super::environment::publish(file, dest).map_err(failed)
+    export_all(env, &conductor, plan, client)
 }
 
 /// Tells the result: files that were asked for, and one line on standard output.
 fn finish(
     args: &BuildArgs,
     env: &Environment,
-    plan: &Plan<'_>,
+    plan: &Plan,
     product: Option<Product>,
 ) -> Result<()> {
     let Some(product) = product else { return Ok(()) };
@@ -608,7 +448,8 @@ fn finish(
     if let Some(path) = &args.iidfile {
         write(path, id.to_string())?;
     }
-    let names: Vec<String> = plan.tags.iter().map(ToString::to_string).collect();
+    let references = plan.names();
+    let names: Vec<String> = references.iter().map(ToString::to_string).collect();
     if let Some(path) = &args.metadata_file {
         let mut metadata = serde_json::json!({
             "containerimage.digest": product.root.digest,
@@ -628,7 +469,7 @@ fn finish(
     } else if names.is_empty() {
         line.push_str(&format!("{}\n", product.root.digest));
     }
-    for tag in plan.tags.iter().filter(|_| !args.quiet) {
+    for tag in references.iter().filter(|_| !args.quiet) {
         line.push_str(&format!("{}@{}\n", tag.familiar(), product.root.digest));
     }
     let to_stdout = plan.outputs.iter().any(|output| output.dest.as_os_str() == "-");

@@ -11,41 +11,6 @@ use crate::sandbox::Arch;
 use super::args::{BuildArgs, NetworkMode, RefusedArgs};
 use super::report::{Report, Result};
 
-/// One `-o`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Output {
-    /// What is written.
-    pub kind: OutputKind,
-    /// Where; `-` is standard output.
-    pub dest: PathBuf,
-    /// Compression of layers.
-    pub compression: Compression,
-    /// `name=`: the names in the layout or archive.
-    pub names: Vec<String>,
-}
-
-/// `type=` of an output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OutputKind {
-    /// OCI layout directory.
-    OciDir,
-    /// OCI archive.
-    OciArchive,
-    /// Docker archive.
-    DockerArchive,
-    /// Files.
-    Local,
-    /// Files in a tar.
-    Tar,
-}
-
-impl OutputKind {
-    /// Says whether it is made of blobs (and not of files).
-    pub fn has_blobs(self) -> bool {
-        !matches!(self, OutputKind::Local | OutputKind::Tar)
-    }
-}
-
 /// One `--build-context`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedContext {
@@ -64,93 +29,6 @@ pub enum SecretSource {
     File(PathBuf),
     /// A variable of the environment.
     Env(String),
-}
-
-/// Reads an `-o`.
-pub fn output(text: &str) -> Result<Output> {
-    let fields = fields(text);
-    let plain = !text.contains('=');
-    let mut kind = plain.then_some("oci".to_owned());
-    let mut dest = plain.then(|| PathBuf::from(text));
-    let mut tar: Option<bool> = plain.then_some(false);
-    let mut compression = "gzip".to_owned();
-    let mut level = None;
-    let mut names = Vec::new();
-    if !plain {
-        for (key, value) in fields {
-            match key.as_str() {
-                "type" => kind = Some(value),
-                "dest" | "output" => dest = Some(PathBuf::from(value)),
-                "tar" => tar = Some(boolean("-o tar", &value)?),
-                "compression" => compression = value,
-                "compression-level" => {
-                    level = Some(value.parse::<u32>().map_err(|_| {
-                        Report::usage(format!("-o compression-level={value} is not a number"))
-                    })?);
-                }
-                "name" => names.extend(value.split(',').map(str::to_owned)),
-                "oci-mediatypes" if boolean("-o oci-mediatypes", &value)? => {}
-                "platform-split" if boolean("-o platform-split", &value)? => {}
-                "push"
-                | "registry.insecure"
-                | "force-compression"
-                | "rewrite-timestamp"
-                | "oci-mediatypes"
-                | "platform-split"
-                | "store"
-                | "unpack"
-                | "dangling-name-prefix"
-                | "push-by-digest"
-                | "mode" => {
-                    return Err(Report::usage(format!("-o {key}={value} is not supported yet"))
-                        .with_hint("leave it out"));
-                }
-                _ => {
-                    let known = ["type", "dest", "tar", "compression", "compression-level", "name"];
-                    let report = Report::usage(format!("-o {text}: there is no option {key:?}"));
-                    return Err(match crate::dockerfile::suggest(&key, known, true) {
-                        Some(name) => report.with_hint(format!("did you mean {name}=?")),
-                        None => report,
-                    });
-                }
-            }
-        }
-    }
-    let kind = match (kind.as_deref(), tar) {
-        (Some("oci"), Some(false)) => OutputKind::OciDir,
-        (Some("oci"), _) => OutputKind::OciArchive,
-        (Some("docker"), Some(false)) => {
-            return Err(Report::usage("-o type=docker,tar=false is not supported")
-                .with_hint("use type=oci,tar=false for a directory"));
-        }
-        (Some("docker"), _) => OutputKind::DockerArchive,
-        (Some("local"), _) => OutputKind::Local,
-        (Some("tar"), _) => OutputKind::Tar,
-        (Some("image" | "registry"), _) => {
-            return Err(Report::usage(format!("-o {text}: images go to the store with -t NAME"))
-                .with_hint("use -t NAME, with --push to send it to its registry"));
-        }
-        (Some(other), _) => {
-            let known = ["oci", "docker", "local", "tar"];
-            let report = Report::usage(format!("-o {text}: there is no output type {other:?}"));
-            return Err(match crate::dockerfile::suggest(other, known, true) {
-                Some(name) => report.with_hint(format!("did you mean type={name}?")),
-                None => report.with_hint("types are oci, docker, local and tar"),
-            });
-        }
-        (None, _) => {
-            return Err(Report::usage(format!("-o {text}: type= is missing"))
-                .with_hint("as in -o type=oci,dest=app.tar"));
-        }
-    };
-    let dest = dest.filter(|dest| !dest.as_os_str().is_empty()).ok_or_else(|| {
-        Report::usage(format!("-o {text}: dest= is missing"))
-            .with_hint("as in -o type=oci,dest=app.tar; dest=- is standard output")
-    })?;
-    if dest.as_os_str() == "-" && matches!(kind, OutputKind::OciDir | OutputKind::Local) {
-        return Err(Report::usage(format!("-o {text}: a directory can't go to standard output")));
-    }
-    Ok(Output { kind, dest, compression: self::compression("-o", &compression, level)?, names })
 }
 
 /// Reads `compression=` and `compression-level=` of a flag.
@@ -199,9 +77,12 @@ pub(super) fn fields(text: &str) -> Vec<(String, String)> {
         }
     }
     out.into_iter()
-        .map(|field| match field.split_once('=') {
-            Some((key, value)) => (key.trim().to_lowercase(), value.to_owned()),
-            None => (field.trim().to_lowercase(), String::new()),
+        .map(|field| {
+            let (key, value) = field.split_once('=').unwrap_or((&field, ""));
+            let key = key.trim();
+            // The names of annotations are part of the key, and keep their case.
+            let keep = key.starts_with("annotation");
+            (if keep { key.to_owned() } else { key.to_lowercase() }, value.to_owned())
         })
         .collect()
 }
@@ -449,16 +330,15 @@ pub fn network(mode: NetworkMode) -> Network {
 
 /// Refuses what buildx has and lapstrake does not yet.
 pub fn refuse(args: &BuildArgs) -> Result<()> {
-    let RefusedArgs { load, annotation, provenance, sbom, attest, builder } = &args.refused;
+    let RefusedArgs { load, provenance, sbom, attest, builder } = &args.refused;
     let off = |value: &Option<Option<String>>| {
         matches!(value, None | Some(Some(_)))
             && value.as_ref().is_none_or(|value| {
                 value.as_deref().is_some_and(|value| matches!(value, "false" | "0"))
             })
     };
-    let refused: [(bool, &str, &str); 6] = [
+    let refused: [(bool, &str, &str); 5] = [
         (*load, "--load", "write -o type=docker,dest=app.tar and run `docker load -i app.tar`"),
-        (!annotation.is_empty(), "--annotation", "use --label"),
         (!off(provenance), "--provenance", "leave it out: no attestation is made"),
         (!off(sbom), "--sbom", "leave it out: no attestation is made"),
         (!attest.is_empty(), "--attest", "leave it out: no attestation is made"),
@@ -475,40 +355,6 @@ pub fn refuse(args: &BuildArgs) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn outputs_are_read_as_buildx_does() {
-        let gzip = Compression::GZIP;
-        for (text, kind, dest) in [
-            ("out", OutputKind::OciDir, "out"),
-            ("type=oci,dest=out.tar", OutputKind::OciArchive, "out.tar"),
-            ("type=oci,dest=out,tar=false", OutputKind::OciDir, "out"),
-            ("type=docker,dest=-", OutputKind::DockerArchive, "-"),
-            ("type=local,dest=root", OutputKind::Local, "root"),
-            ("type=tar,\"dest=a,b.tar\"", OutputKind::Tar, "a,b.tar"),
-        ] {
-            let found = output(text).expect(text);
-            assert_eq!((found.kind, found.dest), (kind, PathBuf::from(dest)), "{text}");
-            assert_eq!(found.compression, gzip);
-        }
-    }
-
-    #[test]
-    fn bad_outputs_say_what_to_do() {
-        for (text, message) in [
-            ("type=oic,dest=x", "there is no output type"),
-            ("type=oci", "dest= is missing"),
-            ("dest=x", "type= is missing"),
-            ("type=local,dest=-", "can't go to standard output"),
-            ("type=oci,dest=x,compression=lz4", "there is no such compression"),
-            ("type=oci,dest=x,compression-level=99", "gzip has 0 to 9"),
-            ("type=oci,dest=x,force-compression=true", "not supported yet"),
-            ("type=oci,dset=x", "there is no option"),
-        ] {
-            let report = output(text).expect_err(text);
-            assert!(report.message.contains(message), "{text}: {}", report.message);
-        }
-    }
 
     #[test]
     fn build_args_without_value_come_from_the_environment() {

@@ -203,7 +203,7 @@ impl View for Plain {
                 let finished = *total == Some(*done);
                 let last = known.told.get(item).copied().unwrap_or(0);
                 // A line for every 50 MB and for the end of each item is enough on a pipe.
-                if !finished && *done < last + 50_000_000 {
+                if !finished && *done < last.saturating_add(50_000_000) {
                     return String::new();
                 }
                 if finished && known.told.insert(item.clone(), u64::MAX) == Some(u64::MAX) {

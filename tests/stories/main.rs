@@ -56,6 +56,8 @@ mod layers;
 mod mounts;
 /// -o in all its forms.
 mod output;
+/// Outputs that are images, in registries and elsewhere.
+mod outputs;
 /// lapstrake plan.
 mod plan;
 /// Several platforms and emulation.

@@ -65,7 +65,7 @@ impl<'e> Exporter<'e> {
             conductor,
             queue: Mutex::new(queue),
             in_output,
-            form: form.unwrap_or(BlobForm { compression: Compression::GZIP, epoch }),
+            form: form.unwrap_or(BlobForm { compression: Compression::GZIP, epoch, force: false }),
             places: places.collect(),
         }
     }
