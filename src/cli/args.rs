@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::image_args::{CopyArgs, DiffArgs, IndexArgs, PullArgs, VerifyArgs};
+use super::image_args::{CopyArgs, DiffArgs, IndexArgs, LoadArgs, PullArgs, VerifyArgs};
 
 /// Build container images from Dockerfiles: no daemon, no root, every platform.
 #[derive(Debug, Parser)]
@@ -63,6 +63,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Show the steps of a build, with what is cached and what is emulated; builds nothing
     Plan(Box<PlanArgs>),
+    /// Load an image into Docker or Podman
+    Load(Box<LoadArgs>),
 }
 
 /// `lapstrake build`
@@ -140,6 +142,9 @@ pub struct BuildArgs {
     /// Send the image to its registry under every -t NAME
     #[arg(long)]
     pub push: bool,
+    /// Load the image into the Docker or Podman that runs here
+    #[arg(long)]
+    pub load: bool,
     /// What becomes of a RUN that failed: fail, shell opens one in it, keep leaves it to `lapstrake shell`
     #[arg(long, value_name = "WHAT", default_value = "fail")]
     pub on_error: OnErrorArg,
@@ -228,8 +233,6 @@ pub struct ResourceArgs {
 /// Flags of buildx that are known and not supported yet.
 #[derive(Debug, Args)]
 pub struct RefusedArgs {
-    #[arg(long, hide = true)]
-    pub load: bool,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
     pub provenance: Option<Option<String>>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]

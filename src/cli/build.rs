@@ -24,6 +24,7 @@ use super::args::{
 use super::cache;
 use super::environment::Environment;
 use super::export::{Plan, export_all};
+use super::load::Loader;
 use super::options;
 use super::output;
 use super::report::{Exit, Report, Result};
@@ -45,8 +46,10 @@ pub fn run(args: &BuildArgs, env: &Environment) -> Result<()> {
 
 /// Builds a stage, and opens a shell in it.
 pub fn run_shell(stage: &str, args: &BuildArgs, env: &Environment) -> Result<()> {
-    if args.push || !args.output.is_empty() || !args.tag.is_empty() {
-        return Err(Report::usage("a shell makes no image, so -t, -o and --push have no place"));
+    if args.push || args.load || !args.output.is_empty() || !args.tag.is_empty() {
+        return Err(Report::usage(
+            "a shell makes no image, so -t, -o, --push and --load have no place",
+        ));
     }
     if args.platform.len() > 1 {
         return Err(Report::usage("a shell has one platform"));
@@ -249,8 +252,8 @@ fn run_build(args: &BuildArgs, env: &Environment, goal: Goal<'_>) -> Result<()> 
         env.print(&plan::draw(format, &graph, &steps?, &lines));
         return Ok(());
     }
-    let (push, shell) = (args.push, shell.is_some());
-    let plan = Plan { platforms, tags, outputs, annotations, epoch, push, shell };
+    let (push, load, shell) = (args.push, args.load, shell.is_some());
+    let plan = Plan { platforms, tags, outputs, annotations, epoch, push, load, shell };
     let result = build_and_export(env, &build, &graph, &plan, &judge, &client);
     progress.end();
     if args.explain {
@@ -409,6 +412,7 @@ fn build_and_export(
     judge: Judge<'_>,
     client: &Arc<crate::registry::Client>,
 ) -> Result<Option<Product>> {
+    let loader = if plan.load { Some(Loader::start(env)?) } else { None };
     let forms = plan.forms();
     let conductor = build.run(graph, &forms);
     for context in build.contexts.values() {
@@ -425,7 +429,7 @@ fn build_and_export(
         crate::build::shell::open(&conductor, output.node, &output.config, term.as_deref())?;
         return Ok(None);
     }
-    export_all(env, &conductor, plan, client)
+    export_all(env, &conductor, plan, client, loader)
 }
 
 /// Tells the result: files that were asked for, and one line on standard output.

@@ -207,6 +207,23 @@ impl Environment {
         dirs
     }
 
+    /// Says where container engines may be.
+    pub fn engines(&self) -> crate::transport::engine::Places {
+        let program = |name: &str| {
+            self.search_path().into_iter().map(|dir| dir.join(name)).find(|path| path.is_file())
+        };
+        let runtime = self.path_variable("XDG_RUNTIME_DIR");
+        let mut sockets = vec![PathBuf::from("/var/run/docker.sock")];
+        sockets.extend(runtime.map(|dir| dir.join("docker.sock")));
+        sockets.extend(self.home().map(|home| home.join(".docker/run/docker.sock")));
+        crate::transport::engine::Places {
+            docker_host: self.variable("DOCKER_HOST").filter(|host| !host.is_empty()),
+            sockets,
+            docker: program("docker"),
+            podman: program("podman"),
+        }
+    }
+
     /// Finds QEMU for each foreign architecture in PATH.
     pub fn find_emulators(&self) -> BTreeMap<Arch, PathBuf> {
         let dirs = self.search_path();

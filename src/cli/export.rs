@@ -20,6 +20,7 @@ use crate::registry::Client;
 use crate::transport::{self, Sink, remote::RegistrySink, stored::StoreSource};
 
 use super::environment::Environment;
+use super::load::Loader;
 use super::output::{Output, OutputKind};
 use super::report::{Exit, Report, Result};
 
@@ -40,6 +41,8 @@ pub struct Plan {
     pub epoch: Option<i64>,
     /// `--push`.
     pub push: bool,
+    /// `--load`.
+    pub load: bool,
     /// A shell is opened in the result, and nothing is made of it.
     pub shell: bool,
 }
@@ -47,7 +50,8 @@ pub struct Plan {
 impl Plan {
     /// Gives the recipe of the image that the store keeps; None when it keeps none.
     fn stored(&self) -> Option<Recipe> {
-        let keeps = !self.shell && (!self.tags.is_empty() || self.outputs.is_empty());
+        let named = !self.tags.is_empty() || self.outputs.is_empty();
+        let keeps = !self.shell && (named || self.load);
         let form = BlobForm { compression: Compression::GZIP, epoch: self.epoch, force: false };
         keeps.then(|| Recipe { form, docker_types: false, annotations: self.annotations.clone() })
     }
@@ -94,6 +98,7 @@ pub fn export_all(
     conductor: &Conductor<'_>,
     plan: &Plan,
     client: &Arc<Client>,
+    loader: Option<Loader>,
 ) -> Result<Option<Product>> {
     let build = conductor.build;
     let mut made: Vec<(Recipe, Product)> = Vec::new();
@@ -125,6 +130,10 @@ pub fn export_all(
     }
     if let Some(product) = &stored {
         name(conductor, &plan.tags, product)?;
+        if let Some(loader) = loader {
+            build.watch.rest();
+            loader.load(build.store, &product.root, &plan.tags)?;
+        }
         if plan.push {
             for tag in &plan.tags {
                 super::push::push(env, build.store, client, tag, build.watch)?;

@@ -256,10 +256,16 @@ pub struct DiffArgs {
 
 /// `lapstrake load`
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Docker is found by DOCKER_HOST or its socket, else by the program `docker`; then comes `podman`. A Docker with\nthe containerd image store gets all platforms, any other engine its own.\n\nExamples:\n  lapstrake load app:1\n  lapstrake load app.tar --tag app:1 --engine podman\n  lapstrake load oci:out:1 --platform linux/arm64 --tag app:arm64"
+)]
 pub struct LoadArgs {
-    /// Image, as `copy` takes it, or an archive file
-    #[arg(value_name = "FILE|NAME")]
+    /// Image, as `copy` takes it, or an archive file; - reads an archive from standard input
+    #[arg(value_name = "FILE|NAME|-")]
     pub image: String,
+    /// Name in the engine [default: the names that the image has] (repeatable)
+    #[arg(short, long, value_name = "NAME[:TAG]")]
+    pub tag: Vec<String>,
     /// Platforms to load [default: all where the engine can, else its own]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_delimiter = ',')]
     pub platform: Vec<String>,

@@ -17,6 +17,7 @@ pub mod image_args;
 mod images;
 mod index;
 mod inspect;
+mod load;
 mod minishell;
 pub mod options;
 pub mod output;
@@ -75,6 +76,7 @@ pub fn main() -> ExitCode {
         Command::Diff(args) => files::diff(args, &env),
         Command::Verify(args) => verify::run(args, &env),
         Command::Plan(args) => build::run_plan(args, &env),
+        Command::Load(args) => load::run(args, &env),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -330,15 +330,14 @@ pub fn network(mode: NetworkMode) -> Network {
 
 /// Refuses what buildx has and lapstrake does not yet.
 pub fn refuse(args: &BuildArgs) -> Result<()> {
-    let RefusedArgs { load, provenance, sbom, attest, builder } = &args.refused;
+    let RefusedArgs { provenance, sbom, attest, builder } = &args.refused;
     let off = |value: &Option<Option<String>>| {
         matches!(value, None | Some(Some(_)))
             && value.as_ref().is_none_or(|value| {
                 value.as_deref().is_some_and(|value| matches!(value, "false" | "0"))
             })
     };
-    let refused: [(bool, &str, &str); 5] = [
-        (*load, "--load", "write -o type=docker,dest=app.tar and run `docker load -i app.tar`"),
+    let refused: [(bool, &str, &str); 4] = [
         (!off(provenance), "--provenance", "leave it out: no attestation is made"),
         (!off(sbom), "--sbom", "leave it out: no attestation is made"),
         (!attest.is_empty(), "--attest", "leave it out: no attestation is made"),

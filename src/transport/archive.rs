@@ -65,6 +65,19 @@ pub fn open_oci(path: &Path, selector: &Selector) -> Result<Box<dyn Source>> {
     Ok(Box::new(LayoutSource::read(Box::new(tar), selector)?))
 }
 
+/// Tells a layout in a tar from what an old `docker save` writes.
+pub fn is_layout(path: &Path) -> Result<bool> {
+    let tar = Tar::open(path, "archive")?;
+    match (tar.has("index.json"), tar.has("manifest.json")) {
+        (true, _) => Ok(true),
+        (false, true) => Ok(false),
+        (false, false) => Err(Error::NotAnArchive {
+            path: path.to_owned(),
+            reason: "it has neither index.json nor manifest.json".to_owned(),
+        }),
+    }
+}
+
 /// Opens the files of a tar.
 pub(super) fn open_files(path: &Path) -> Result<Box<dyn Files>> {
     Ok(Box::new(Tar::open(path, "oci-archive")?))
@@ -257,6 +270,7 @@ struct DockerSource {
     bytes: Vec<u8>,
     /// Where the blobs lie: name in the archive by digest.
     names: BTreeMap<Digest, String>,
+    tags: Vec<String>,
 }
 
 impl DockerSource {
@@ -297,7 +311,7 @@ impl DockerSource {
             layers.push(layer);
         }
         let (root, bytes) = Manifest::new(config_descriptor, layers).encode();
-        Ok(DockerSource { tar, root, bytes, names })
+        Ok(DockerSource { tar, root, bytes, names, tags: item.repo_tags.clone() })
     }
 }
 
@@ -377,6 +391,10 @@ fn describe_layer(tar: &Tar, name: &str, diff_id: &Digest) -> Result<Option<Desc
 }
 
 impl Source for DockerSource {
+    fn names(&self) -> Vec<Reference> {
+        self.tags.iter().filter_map(|tag| tag.parse().ok()).collect()
+    }
+
     fn root(&self) -> Result<(Descriptor, Vec<u8>)> {
         Ok((self.root.clone(), self.bytes.clone()))
     }

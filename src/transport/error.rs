@@ -199,6 +199,29 @@ pub enum Error {
         /// The other.
         second: String,
     },
+    /// No container engine answers.
+    #[error("no Docker and no Podman answers: {}", tried.join("; "))]
+    NoEngine {
+        /// What was tried, and why it failed.
+        tried: Vec<String>,
+    },
+    /// Talking to a container engine failed.
+    #[error("cannot talk to {engine}")]
+    Engine {
+        /// Which.
+        engine: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A container engine did not take the image.
+    #[error("{engine} refuses: {message}")]
+    Refused {
+        /// Which.
+        engine: String,
+        /// What it said.
+        message: String,
+    },
     /// The image is artificial or of no platform, and needs one.
     #[error("{place}: {what} is no container image")]
     NotAnImage {

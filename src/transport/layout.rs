@@ -145,6 +145,15 @@ impl Source for LayoutSource {
         open_blob_of(self.files.as_ref(), descriptor)
     }
 
+    fn names(&self) -> Vec<Reference> {
+        let Ok(Some(bytes)) = read_file(self.files.as_ref(), "index.json") else {
+            return Vec::new();
+        };
+        let Ok(Document::Index(index)) = Document::parse(&bytes, "") else { return Vec::new() };
+        let ours = index.manifests.iter().filter(|entry| entry.digest == self.root.digest);
+        ours.filter_map(|entry| entry.annotations.get(IMAGE_NAME)?.parse().ok()).collect()
+    }
+
     /// Artifacts are entries of index.json beside the image (as oras writes them), or lie under the
     /// tag that registries without the referrers API have them under.
     fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>> {

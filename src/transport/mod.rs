@@ -35,6 +35,7 @@ mod blob;
 mod contents;
 mod copy;
 pub mod dir;
+pub mod engine;
 mod error;
 mod fetch;
 pub mod filter;
@@ -69,7 +70,7 @@ pub use copy::{Copied, CopyOptions, copy, copy_with, read_small};
 pub use error::{Error, Result};
 pub use fetch::{Progress, fetch_blobs, fetch_layers};
 pub use name::{ImageName, NameError, Selector};
-pub use select::{children, select_platform};
+pub use select::{children, platforms, select_platform};
 
 /// Somewhere an image can be read from.
 pub trait Source: Send + Sync {
@@ -97,6 +98,11 @@ pub trait Source: Send + Sync {
     /// registry can take it from there.
     fn origin(&self, _descriptor: &Descriptor) -> Option<Reference> {
         None
+    }
+
+    /// Gives the names that the image has where it lies.
+    fn names(&self) -> Vec<Reference> {
+        Vec::new()
     }
 
     /// Says what it is, for messages: `oci:DIR`, `docker.io/library/alpine:3`.

@@ -7,6 +7,12 @@ use super::{OpenBlob, Sink, Source};
 use crate::oci::{Descriptor, Digest, Reference};
 use crate::registry::Client;
 
+/// Gives a name without digest; one that has only a digest is no name to give.
+pub(super) fn tagged(reference: &Reference) -> Option<Reference> {
+    let bare = Reference { digest: None, ..reference.clone() };
+    (reference.digest.is_none() || bare.tag.is_some()).then(|| bare.with_default_tag())
+}
+
 /// An image of a registry.
 pub struct RegistrySource {
     client: Client,
@@ -42,6 +48,10 @@ impl Source for RegistrySource {
 
     fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>> {
         Ok(self.client.referrers(&self.reference, subject)?)
+    }
+
+    fn names(&self) -> Vec<Reference> {
+        tagged(&self.reference).into_iter().collect()
     }
 
     fn origin(&self, _descriptor: &Descriptor) -> Option<Reference> {

@@ -35,6 +35,27 @@ pub fn select_platform(source: &dyn Source, index: &Index, want: &Platform) -> R
     Err(Error::NoPlatform { wanted: want.format_all(), there })
 }
 
+/// Gives the platforms of the images of a source.
+pub fn platforms(source: &dyn Source) -> Result<Vec<Platform>> {
+    let (root, bytes) = source.root()?;
+    let place = source.describe();
+    let what = root.digest.to_string();
+    let document = Document::parse(&bytes, &root.media_type).map_err(|error| Error::Document {
+        place,
+        what,
+        source: error,
+    })?;
+    match document {
+        Document::Index(index) => {
+            let images = children(source, &index)?;
+            Ok(images.into_iter().filter_map(|image| image.platform).collect())
+        }
+        Document::Manifest(manifest) => {
+            Ok(vec![super::filter::config_platform(source, &manifest)?])
+        }
+    }
+}
+
 fn collect(
     source: &dyn Source,
     index: &Index,

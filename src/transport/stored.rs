@@ -95,6 +95,10 @@ impl Source for StoreSource {
             .then(|| blobs.path(&descriptor.digest))
     }
 
+    fn names(&self) -> Vec<Reference> {
+        self.repository.as_ref().and_then(super::remote::tagged).into_iter().collect()
+    }
+
     /// Artifacts lie under the tag that registries without the referrers API have them under.
     fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>> {
         let Some(repository) = &self.repository else { return Ok(Vec::new()) };

@@ -52,6 +52,8 @@ mod inspect;
 mod jobs;
 /// Whiteouts, hard links, devices, many layers, compression.
 mod layers;
+/// Loading into Docker and Podman.
+mod load;
 /// RUN --mount.
 mod mounts;
 /// -o in all its forms.

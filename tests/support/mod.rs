@@ -12,6 +12,7 @@
 
 #![allow(dead_code)]
 
+pub mod fake_docker;
 pub mod fake_registry;
 pub mod image;
 pub mod layout;
