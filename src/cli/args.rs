@@ -479,6 +479,43 @@ mod tests {
     use super::*;
     use clap::CommandFactory;
 
+    /// Every command that docs/migrate.md shows is one that is understood.
+    #[test]
+    fn the_page_on_other_tools_is_right() {
+        let page = include_str!("../../docs/migrate.md");
+        let indented = page.lines().filter_map(|line| line.strip_prefix("    "));
+        // The counterpart is the last cell of a row; what stands between backticks is typed.
+        let cells = page.lines().filter(|line| line.starts_with("| ")).filter_map(|line| {
+            line.trim_end_matches([' ', '|']).rsplit_once(" | ").map(|(_, cell)| cell)
+        });
+        let spans = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2));
+        let mut count = 0;
+        for text in indented.chain(spans).filter(|text| text.starts_with("lapstrake ")) {
+            // Nothing but single quotes around templates; bare `lapstrake load` names the command.
+            let words: Vec<String> = text
+                .split('\'')
+                .enumerate()
+                .flat_map(|(at, part)| match at % 2 {
+                    0 => part.split_whitespace().map(str::to_owned).collect(),
+                    _ => vec![part.to_owned()],
+                })
+                .collect();
+            if words == ["lapstrake", "load"] {
+                continue;
+            }
+            Cli::try_parse_from(&words).unwrap_or_else(|error| panic!("{text}: {error}"));
+            for word in &words[2..] {
+                if let Some(template) = Some(word).filter(|word| word.contains("{{")) {
+                    super::super::template::Template::parse(template).expect(template);
+                } else if word.contains(':') && !word.contains('=') {
+                    crate::transport::ImageName::parse(word).expect(word);
+                }
+            }
+            count += 1;
+        }
+        assert!(count > 60, "only {count} commands were found");
+    }
+
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();

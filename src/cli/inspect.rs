@@ -56,10 +56,11 @@ pub fn run(args: &InspectArgs, env: &Environment) -> Result<()> {
     let what = format!("cannot read {}", args.image);
     let failed = |error: transport::Error| failed(&what, &error);
     let source = place.source(&name, &args.image)?;
-    // A template is about one image, and tells of all; the rest shows only what was chosen.
+    // Attestations are in the index, which one platform alone has not.
+    let attests = |text: &str| text.contains("Provenance") || text.contains("SBOM");
     let source = match template {
-        Some(_) => source,
-        None => choose(source, &platforms, &what)?,
+        Some((text, _)) if attests(text) => source,
+        _ => choose(source, &platforms, &what)?,
     };
     let (root, bytes) = source.root().map_err(failed)?;
     if args.raw {

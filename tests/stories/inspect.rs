@@ -40,6 +40,11 @@ story!(templates_print_what_dockers_do : root user, |env| {
     assert_eq!(shows(env, "app:1", "{{(index .Image \"linux/arm64\").Architecture}}"), "arm64");
     let chosen = env.lapstrake(["inspect", "app:1", "--format", "{{.Architecture}}", "--platform", "linux/arm64"]).ok();
     assert_eq!(chosen.stdout, "arm64\n");
+    let chosen = env
+        .lapstrake(["inspect", "app:1", "--format", "{{.Digest}} {{json .Platforms}}"])
+        .args(["--platform", "linux/arm64"])
+        .ok();
+    assert_eq!(chosen.stdout, format!("{} [\"linux/arm64\"]\n", arm.digest));
     let tree = env.lapstrake(["inspect", "app:1", "--platform", "linux/arm64"]).ok().stdout;
     assert!(tree.contains("linux/arm64") && !tree.contains("linux/amd64"), "{tree}");
     assert!(tree.contains("WORKDIR /w"), "{tree}");
