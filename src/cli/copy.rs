@@ -136,6 +136,8 @@ pub fn copy(args: &CopyArgs, env: &Environment) -> Result<()> {
     let platforms = options::platforms(&args.platform, &Platform::host())?;
     let compression = compression(args)?;
     let place = Place::open(env, &args.registry)?;
+    // What is read from the store stays until it is copied.
+    let _held = hold(&place.store)?;
     let what = format!("cannot copy {} to {}", args.source, args.destination);
     let source = place.source(&from, &args.source)?;
     let mut source = choose(source, &platforms, &what)?;

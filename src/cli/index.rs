@@ -10,7 +10,7 @@ use crate::transport::assemble::{Assembly, Claim, Same};
 use crate::transport::layout::entries_of;
 use crate::transport::{self, CopyOptions, ImageName, Selector, Source};
 
-use super::copy::{Place, failed, parse_name};
+use super::copy::{Place, failed, hold, parse_name};
 use super::environment::Environment;
 use super::image_args::{
     IndexAnnotateArgs, IndexArgs, IndexCommand, IndexCreateArgs, IndexMergeArgs, IndexRemoveArgs,
@@ -41,6 +41,7 @@ fn create(args: &IndexCreateArgs, env: &Environment, append: bool) -> Result<()>
     }
     let annotations = pairs(&args.annotation)?;
     let place = Place::open(env, &args.registry)?;
+    let _held = hold(&place.store)?;
     let what = format!("cannot make {}", args.destination);
     let mut assembly =
         if append { existing(&place, &to, &args.destination)? } else { Assembly::default() };
@@ -67,6 +68,7 @@ fn annotate(args: &IndexAnnotateArgs, env: &Environment) -> Result<()> {
         annotations: annotations.clone(),
     };
     let place = Place::open(env, &args.registry)?;
+    let _held = hold(&place.store)?;
     let mut assembly = existing(&place, &to, &args.destination)?;
     match &args.entry {
         Some(entry) => {
@@ -90,6 +92,7 @@ fn annotate(args: &IndexAnnotateArgs, env: &Environment) -> Result<()> {
 fn remove(args: &IndexRemoveArgs, env: &Environment) -> Result<()> {
     let to = parse_name(env, &args.destination)?;
     let place = Place::open(env, &args.registry)?;
+    let _held = hold(&place.store)?;
     let mut assembly = existing(&place, &to, &args.destination)?;
     for entry in &args.entries {
         let what = format!("cannot remove {entry} from {}", args.destination);
@@ -116,6 +119,7 @@ fn merge(args: &IndexMergeArgs, env: &Environment) -> Result<()> {
         }
     };
     let place = Place::open(env, &args.registry)?;
+    let _held = hold(&place.store)?;
     // By name, in the order of first appearance.
     let mut images: Vec<(Option<Reference>, Option<String>, Assembly)> = Vec::new();
     for path in &args.layouts {
