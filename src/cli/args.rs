@@ -61,6 +61,8 @@ pub enum Command {
     Diff(DiffArgs),
     /// Read images whole and hash everything anew
     Verify(VerifyArgs),
+    /// Tell what a code of an error or a check means
+    Explain(ExplainArgs),
     /// Show the steps of a build, with what is cached and what is emulated; builds nothing
     Plan(Box<PlanArgs>),
     /// Load an image into Docker or Podman
@@ -265,6 +267,13 @@ pub struct ShellArgs {
     pub what: String,
     #[command(flatten)]
     pub build: BuildArgs,
+}
+
+/// `lapstrake explain`
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// Code or name, as E0201 or UndefinedVar [default: list all]
+    pub code: Option<String>,
 }
 
 /// `lapstrake plan`

@@ -12,6 +12,7 @@ mod copy;
 mod doctor;
 mod environment;
 mod export;
+mod explain;
 mod files;
 pub mod image_args;
 mod images;
@@ -75,6 +76,7 @@ pub fn main() -> ExitCode {
         Command::Index(args) => index::run(args, &env),
         Command::Diff(args) => files::diff(args, &env),
         Command::Verify(args) => verify::run(args, &env),
+        Command::Explain(args) => explain::run(args, &env),
         Command::Plan(args) => build::run_plan(args, &env),
         Command::Load(args) => load::run(args, &env),
     };

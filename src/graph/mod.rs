@@ -24,6 +24,7 @@
 mod add;
 pub mod args;
 pub mod check;
+pub mod code;
 mod history;
 pub mod key;
 mod mount;

@@ -1,4 +1,4 @@
-//! `build --explain`: why a step was not cached.
+//! `build --explain`: why a step was not cached; `lapstrake explain`: what a code means.
 
 use crate::support::TestEnv;
 
@@ -57,4 +57,16 @@ story!(explain_tells_of_bases_mounts_and_failures : user, |env| {
     output.says("explain: why steps were not cached").says("exit code: 3");
     // Not asked for, nothing is said.
     env.build_command(["-t", "x"]).fails(1).says_not("explain");
+});
+
+story!(codes_are_explained : user, |env| {
+    let list = env.lapstrake(["explain"]).ok().stdout;
+    assert!(list.lines().count() > 90 && list.contains("E0201  ") && list.contains("W0111  UndefinedVar: "), "{list}");
+    let error = env.build_fails(2, "FROM base\nCPOY a b\n");
+    assert!(error.contains("error[E0201]"), "{error}");
+    let page = env.lapstrake(["explain", "e0201"]).ok().stdout;
+    assert!(page.starts_with("E0201: "), "{page}");
+    let page = env.lapstrake(["explain", "UndefinedVar"]).ok().stdout;
+    assert!(page.contains("Bad:") && page.contains("    FROM debian\n") && page.contains("# check=skip=UndefinedVar"), "{page}");
+    env.lapstrake(["explain", "UndefinedVra"]).fails(2).says("did you mean UndefinedVar?");
 });
