@@ -46,6 +46,20 @@ pub trait Shelf: Send + Sync {
     fn describe(&self) -> String;
 }
 
+/// How often a manifest is put again, and the pause before the first time; each doubles it.
+const PUTS: u32 = 5;
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// Tells whether a registry misses a blob that it has just taken.
+fn is_unknown_blob(error: &crate::registry::Error) -> bool {
+    let crate::registry::Error::Status { status: 400 | 404, errors, .. } = error else {
+        return false;
+    };
+    errors
+        .iter()
+        .any(|error| matches!(error.code.as_str(), "MANIFEST_BLOB_UNKNOWN" | "BLOB_UNKNOWN"))
+}
+
 /// A repository of a registry.
 pub struct RegistryShelf {
     /// Asks whether something is there: in vain, that should not take long.
@@ -95,10 +109,22 @@ impl Shelf for RegistryShelf {
     }
 
     fn put(&self, tag: &str, manifest: &Descriptor, bytes: &[u8]) -> Result<()> {
-        if !self.has(tag)? {
-            self.client.push_manifest(&self.repository, tag, &manifest.media_type, bytes)?;
+        let mut tries = 0;
+        loop {
+            if self.has(tag)? {
+                return Ok(());
+            }
+            match self.client.push_manifest(&self.repository, tag, &manifest.media_type, bytes) {
+                Ok(_) => return Ok(()),
+                // Distribution's file storage writes the link to a blob in place, so while another
+                // writer puts the same blob it may look as if there were none.
+                Err(error) if tries < PUTS && is_unknown_blob(&error) => {
+                    std::thread::sleep(PAUSE * (1 << tries));
+                    tries += 1;
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
-        Ok(())
     }
 
     fn check_writable(&self) -> Result<()> {
