@@ -9,7 +9,9 @@ use crate::graph::{NodeId, Op};
 use crate::oci::{
     Descriptor, DiffId, Digest, Index, Manifest, Platform, canonical, config::History, media_type,
 };
+use crate::store::PackRecord;
 
+use super::cache::inline;
 use super::conductor::Conductor;
 use super::error::{Failure, Kind};
 use super::layers::BlobForm;
@@ -101,6 +103,7 @@ pub fn assemble(conductor: &Conductor<'_>, recipe: &Recipe) -> Result<Vec<Image>
         }
         chain.reverse();
         let mut layers = Vec::new();
+        let mut packed: Vec<(Option<NodeId>, PackRecord)> = Vec::new();
         let mut diff_ids: Vec<DiffId> = Vec::new();
         let mut times: Vec<i64> = Vec::new();
         for id in chain {
@@ -116,6 +119,8 @@ pub fn assemble(conductor: &Conductor<'_>, recipe: &Recipe) -> Result<Vec<Image>
                 let media_type = media_type::to_oci(&blob.media_type).to_owned();
                 layers.push(Descriptor::new(&media_type, blob.digest, blob.size));
                 diff_ids.push(blob.diff_id);
+                let node = (!matches!(graph.nodes[id].op, Op::Image { .. })).then_some(id);
+                packed.push((node, blob));
             }
             if !matches!(graph.nodes[id].op, Op::Image { .. }) {
                 times.push(outcome.created.unwrap_or_default());
@@ -129,6 +134,12 @@ pub fn assemble(conductor: &Conductor<'_>, recipe: &Recipe) -> Result<Vec<Image>
         let created = date(&mut config.history, output.base_history, &times, epoch, base_created);
         config.created = Some(created);
         config.rootfs.diff_ids = diff_ids;
+        // That of a base speaks of other steps.
+        config.extra.remove(inline::FIELD);
+        if conductor.build.cache.inline {
+            let field = inline::field(conductor, recipe.form, &packed);
+            config.extra.insert(inline::FIELD.to_owned(), field);
+        }
         let bytes = canonical::to_vec(&config);
         let store = conductor.build.store;
         let failed =

@@ -3,12 +3,15 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::build::cache::{self, Cache, Mode, To};
+use crate::build::cache::{self, Cache, Mode, To, inline::InlineShelf};
 use crate::build::event::{Event, Watch};
 use crate::layer::compress::Compression;
 use crate::oci::Reference;
 use crate::registry::Client;
-use crate::transport::shelf::{LayoutShelf, RegistryShelf, Shelf};
+use crate::transport::{
+    self,
+    shelf::{LayoutShelf, RegistryShelf, Shelf},
+};
 
 use super::args::BuildArgs;
 use super::environment::Environment;
@@ -35,6 +38,8 @@ pub enum Place {
     Registry(Reference),
     /// An OCI layout directory.
     Local(PathBuf),
+    /// The images themselves.
+    Inline,
 }
 
 /// Which of the two flags.
@@ -67,6 +72,8 @@ fn spec(way: Way, text: &str) -> Result<Spec> {
     let flag = way.flag();
     let fields = if text.contains('=') {
         options::fields(text)
+    } else if way == Way::To && text == "inline" {
+        vec![("type".to_owned(), "inline".to_owned())]
     } else {
         vec![("type".to_owned(), "registry".to_owned()), ("ref".to_owned(), text.to_owned())]
     };
@@ -99,13 +106,20 @@ fn spec(way: Way, text: &str) -> Result<Spec> {
             "tag",
             "reset",
         ],
+        (Some("inline"), Way::To) => &["type"],
+        (Some("inline"), Way::From) => {
+            return Err(Report::usage(format!("{flag} {text}: type=inline is for --cache-to"))
+                .with_hint("name the image: --cache-from type=registry,ref=NAME"));
+        }
         (Some(kind @ ("gha" | "s3" | "azblob")), _) => return Err(elsewhere(flag, text, kind)),
         (Some(other), _) => {
             let report = Report::usage(format!("{flag} {text}: there is no cache type {other:?}"));
-            return Err(match crate::dockerfile::suggest(other, ["registry", "local"], true) {
-                Some(name) => report.with_hint(format!("did you mean type={name}?")),
-                None => report.with_hint("types are registry and local"),
-            });
+            return Err(
+                match crate::dockerfile::suggest(other, ["registry", "local", "inline"], true) {
+                    Some(name) => report.with_hint(format!("did you mean type={name}?")),
+                    None => report.with_hint("types are registry, local and inline"),
+                },
+            );
         }
         (None, _) => {
             return Err(Report::usage(format!("{flag} {text}: type= is missing"))
@@ -178,7 +192,9 @@ fn spec(way: Way, text: &str) -> Result<Spec> {
         Report::usage(format!("{flag} {text}: {key}= is missing"))
             .with_hint(format!("as in {flag} {example}"))
     };
-    let place = if kind == Some("registry") {
+    let place = if kind == Some("inline") {
+        Place::Inline
+    } else if kind == Some("registry") {
         Place::Registry(
             reference
                 .ok_or_else(|| missing("ref", "type=registry,ref=registry.example/app/cache"))?,
@@ -221,16 +237,22 @@ pub fn open(
     let mut registry = args.registry.clone();
     registry.tls_ca.extend_from_slice(&args.ca_cert);
     let asking = env.registry_client_with(&registry, args.offline, 1)?;
-    let shelf = |place: &Place| -> Arc<dyn Shelf> {
-        match place {
+    let shelf = |place: &Place| -> Option<Arc<dyn Shelf>> {
+        let shelf: Arc<dyn Shelf> = match place {
+            Place::Inline => return None,
             Place::Registry(reference) => Arc::new(RegistryShelf::new(&asking, client, reference)),
             Place::Local(path) => Arc::new(LayoutShelf::new(&env.cwd.join(path))),
-        }
+        };
+        Some(shelf)
     };
     let mut cache = Cache::default();
     for spec in to {
+        let Some(shelf) = shelf(&spec.place) else {
+            cache.inline = true;
+            continue;
+        };
         let to = To {
-            shelf: shelf(&spec.place),
+            shelf,
             mode: spec.mode,
             ignore_error: spec.ignore_error,
             compression: spec.compression,
@@ -242,7 +264,11 @@ pub fn open(
         }
     }
     for spec in from {
-        cache.look_in(shelf(&spec.place));
+        shelf(&spec.place).into_iter().for_each(|shelf| cache.look_in(shelf));
+        if let Place::Registry(reference) = &spec.place {
+            let image = transport::registry_source(&asking, reference);
+            cache.look_in(Arc::new(InlineShelf::new(image)));
+        }
     }
     Ok(cache)
 }

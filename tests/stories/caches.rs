@@ -335,3 +335,28 @@ story!(zstd_epochs_and_platforms_in_a_cache : user, |env| {
     assert_eq!(later.text("x"), plain.only().text("x"), "without an epoch, the entry without one");
     assert_ne!(later.file("x").mtime, 1_000_000);
 });
+
+// The image is the cache: of its own layers, and of the keys of the stages that it was made from.
+story!(an_image_is_a_cache : user, |env| {
+    need_tool!("docker-registry", "skopeo");
+    let registry = Registry::start(RegistryOptions::default());
+    let name = format!("{}/app:1", registry.host);
+    project(env);
+    let push = env.build_command(["--platform", "linux/amd64", "-t", &name, "--push", "--cache-to", "inline"]);
+    push.ok();
+    let said = env.build_command(["--platform", "linux/amd64", "-t", &name, "--cache-from", &name, "--cache-to", "type=inline"]).env("LAPSTRAKE_ROOT", env.path("two")).ok();
+    assert_eq!(said.stderr.matches("CACHED").count(), 5, "{}", said.stderr);
+    said.says_not("warning");
+    let digest = said.stdout.trim().rsplit('@').next().expect("a digest").to_owned();
+    assert_eq!(digest, sha256(&raw_manifest(&name)), "the same image");
+    // Without the flag, nothing of it is left, also where the base has it.
+    env.dockerfile(&format!("FROM {name}\nENV a=b\n"));
+    assert!(env.build([] as [&str; 0]).only().config.get("dev.lapstrake.cache.v1").is_none());
+    env.build_command(["-t", "x", "--cache-from", "type=inline"]).fails(2).says("name the image");
+});
+
+/// The manifest of a registry's image, as it is there.
+fn raw_manifest(name: &str) -> Vec<u8> {
+    tool("skopeo", &["inspect", "--raw", "--tls-verify=false", &format!("docker://{name}")])
+        .into_bytes()
+}

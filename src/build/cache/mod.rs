@@ -15,6 +15,8 @@
 //! request. The blob is fetched when somebody needs the layer's files or an output its blob, and
 //! never for a step that only leads to others.
 //!
+//! An image may hold the same in its config ([`inline`]).
+//!
 //! With SOURCE_DATE_EPOCH blobs have other times, so their entries have other tags.
 //!
 //! # What a cache may lie about
@@ -31,6 +33,7 @@
 //! Start reading at [`Cache::find`] and, for the other way, [`export`].
 
 pub mod export;
+pub mod inline;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -89,6 +92,8 @@ pub struct Cache {
     from: Vec<From>,
     /// Where results go.
     pub to: Vec<To>,
+    /// `type=inline`: into the images as well.
+    pub inline: bool,
     /// Layers whose blobs were not what they should be.
     distrusted: Mutex<BTreeSet<LayerId>>,
     /// Entries that were found whole, by the key in their tags.

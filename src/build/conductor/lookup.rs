@@ -240,9 +240,9 @@ impl Conductor<'_> {
     }
 
     /// Says which nodes a cache gets: all that outputs are made from, even where they are known.
-    pub(super) fn exported(&self) -> Vec<bool> {
+    pub(in crate::build) fn exported(&self) -> Vec<bool> {
         let mut exported = vec![false; self.graph.nodes.len()];
-        if self.build.cache.to.is_empty() {
+        if self.build.cache.to.is_empty() && !self.build.cache.inline {
             return exported;
         }
         let mut todo: Vec<NodeId> =
