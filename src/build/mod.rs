@@ -6,6 +6,7 @@
 //! | `steps/` | one file a kind of step |
 //! | `layers.rs` | the forms of a layer: Toc, files, directory, blob |
 //! | `cache/` | caches beyond the store: entries of steps in registries and layouts |
+//! | `carried.rs` | cache mounts from other machines, and to them |
 //! | `copy.rs`, `glob.rs` | which entries a COPY makes, computed against Trees |
 //! | `files.rs` | where the bytes of a file are read from |
 //! | `users.rs` | who `--chown` means |
@@ -23,6 +24,7 @@
 pub mod advice;
 pub mod bases;
 pub mod cache;
+pub mod carried;
 pub mod conductor;
 pub mod copy;
 pub mod error;
@@ -139,6 +141,8 @@ pub struct Build<'a> {
     pub bases: Vec<BaseSource>,
     /// Caches beyond the store.
     pub cache: cache::Cache,
+    /// `--cache-mount`.
+    pub carried: carried::Carried,
     /// Options.
     pub options: Options,
     /// Who hears of it.
@@ -167,6 +171,7 @@ impl<'a> Build<'a> {
     ) -> Result<Conductor<'a>, Failure> {
         let mut conductor = self.conductor(graph, forms)?;
         conductor.run(forms)?;
+        self.carried.send(&conductor)?;
         Ok(conductor)
     }
 

@@ -96,6 +96,7 @@ fn run_build(args: &BuildArgs, env: &Environment, goal: Goal<'_>) -> Result<()> 
     let platforms = options::platforms(&args.platform, &host)?;
     let cache_from = cache::sources(&args.cache_from)?;
     let cache_to = cache::targets(&args.cache_to)?;
+    let mounts = cache::mounts(&args.cache_mount)?;
     let lookup = |name: &str| env.variable(name);
     let mut build_args = options::build_args(&args.build_arg, &lookup)?;
     let epoch = epoch(&mut build_args, env)?;
@@ -224,6 +225,7 @@ fn run_build(args: &BuildArgs, env: &Environment, goal: Goal<'_>) -> Result<()> 
         lazy_contexts: contexts.lazy,
         bases: std::mem::take(&mut bases.sources),
         cache: cache::open(args, env, &client, &cache_from, &cache_to, &progress)?,
+        carried: cache::open_mounts(env, &client, mounts)?,
         options: Options {
             secrets: opened.secrets.clone(),
             ssh: opened.ssh.clone(),

@@ -4,19 +4,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::build::cache::{self, Cache, Mode, To, inline::InlineShelf};
+use crate::build::carried::{Carried, Spot};
 use crate::build::event::{Event, Watch};
 use crate::layer::compress::Compression;
 use crate::oci::Reference;
 use crate::registry::Client;
 use crate::transport::{
-    self,
+    self, ImageName,
     shelf::{LayoutShelf, RegistryShelf, Shelf},
 };
 
 use super::args::BuildArgs;
 use super::environment::Environment;
 use super::options;
-use super::report::{Report, Result};
+use super::report::{Exit, Report, Result};
 
 /// One cache, as typed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,9 +141,9 @@ fn spec(way: Way, text: &str) -> Result<Spec> {
         }
         match key.as_str() {
             "ref" => {
-                let parsed = value.parse::<Reference>().map_err(|error| {
-                    Report::of(super::report::Exit::Usage, &format!("{flag} {text}"), &error)
-                })?;
+                let parsed = value
+                    .parse::<Reference>()
+                    .map_err(|error| Report::of(Exit::Usage, &format!("{flag} {text}"), &error))?;
                 reference = Some(parsed);
             }
             "src" | "dest" => path = Some(PathBuf::from(value)),
@@ -273,6 +274,104 @@ pub fn open(
     Ok(cache)
 }
 
+/// One `--cache-mount`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountSpec {
+    id: String,
+    from: Vec<(Place, Option<String>)>,
+    to: Vec<(Place, Option<String>)>,
+}
+
+/// Reads the `--cache-mount`s: `id=ID[,from=PLACE][,to=PLACE]`.
+pub fn mounts(list: &[String]) -> Result<Vec<MountSpec>> {
+    let flag = "--cache-mount";
+    let mut out = Vec::new();
+    for text in list {
+        let (mut id, mut from, mut to) = (None, Vec::new(), Vec::new());
+        for (key, value) in options::fields(text) {
+            match key.as_str() {
+                "id" => id = Some(value),
+                "from" => from.push(mount_place(text, &value)?),
+                "to" => to.push(mount_place(text, &value)?),
+                _ => {
+                    let report =
+                        Report::usage(format!("{flag} {text}: there is no option {key:?}"));
+                    let known = ["id", "from", "to"];
+                    return Err(match crate::dockerfile::suggest(&key, known, true) {
+                        Some(name) => report.with_hint(format!("did you mean {name}=?")),
+                        None => report.with_hint("options are id, from and to"),
+                    });
+                }
+            }
+        }
+        let hint = "as in --cache-mount id=go,from=docker://registry.example/app/go,to=docker://registry.example/app/go";
+        let id = id.filter(|id| !id.is_empty()).ok_or_else(|| {
+            Report::usage(format!("{flag} {text}: id= is missing")).with_hint(hint)
+        })?;
+        if from.is_empty() && to.is_empty() {
+            return Err(
+                Report::usage(format!("{flag} {text}: from= or to= is missing")).with_hint(hint)
+            );
+        }
+        out.push(MountSpec { id, from, to });
+    }
+    Ok(out)
+}
+
+/// Reads a place of a cache mount, and its tag.
+fn mount_place(text: &str, value: &str) -> Result<(Place, Option<String>)> {
+    let bad = |reason: &dyn std::fmt::Display| {
+        Report::usage(format!("--cache-mount {text}: {value:?} is no place: {reason}"))
+            .with_hint("use a directory, oci:DIR[:TAG] or docker://NAME")
+    };
+    if !["oci:", "docker://", "docker-image://", "oci-layout://"]
+        .iter()
+        .any(|scheme| value.starts_with(scheme))
+    {
+        if value.is_empty() {
+            return Err(bad(&"it is empty"));
+        }
+        return Ok((Place::Local(PathBuf::from(value)), None));
+    }
+    match ImageName::parse(value).map_err(|error| bad(&error))? {
+        ImageName::Registry(reference) if reference.digest.is_none() => {
+            let tag = reference.tag.clone();
+            Ok((Place::Registry(reference), tag))
+        }
+        ImageName::Layout { path, selector } if selector.digest.is_none() => {
+            Ok((Place::Local(path), selector.name))
+        }
+        _ => Err(bad(&"it names no tag")),
+    }
+}
+
+/// Opens the places of cache mounts.
+pub fn open_mounts(env: &Environment, client: &Client, list: Vec<MountSpec>) -> Result<Carried> {
+    let spot = |(place, tag): (Place, Option<String>)| -> Option<Spot> {
+        let shelf: Arc<dyn Shelf> = match place {
+            Place::Inline => return None,
+            Place::Registry(reference) => Arc::new(RegistryShelf::new(client, client, &reference)),
+            Place::Local(path) => Arc::new(LayoutShelf::new(&env.cwd.join(path))),
+        };
+        Some(Spot { shelf, tag })
+    };
+    let mut carried = Carried::default();
+    for spec in list {
+        let ways = carried.ways.entry(spec.id).or_default();
+        ways.from.extend(spec.from.into_iter().filter_map(spot));
+        for to in spec.to.into_iter().filter_map(spot) {
+            to.shelf.check_writable().map_err(|error| {
+                let what = format!("--cache-mount: {} cannot be written", to.shelf.describe());
+                let mut report = Report::of(Exit::Network, &what, &error);
+                report.hints.extend(error.hint());
+                report
+            })?;
+            ways.to.push(to);
+        }
+    }
+    Ok(carried)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -307,6 +406,33 @@ mod tests {
         let zstd = zstd.expect("fine");
         assert_eq!(zstd.compression, Some(Compression::Zstd { level: 7 }));
         assert!(zstd.ignore_error);
+    }
+
+    #[test]
+    fn mounts_have_places() {
+        let read = |text: &str| mounts(&[text.to_owned()]).map(|mut list| list.remove(0));
+        let found =
+            read("id=go,from=a/b,to=docker://example.com/go:1,to=oci:dir:go").expect("fine");
+        assert_eq!(found.id, "go");
+        assert_eq!(found.from, [(Place::Local("a/b".into()), None)]);
+        let reference = "example.com/go:1".parse().expect("a reference");
+        assert_eq!(
+            found.to,
+            [
+                (Place::Registry(reference), Some("1".to_owned())),
+                (Place::Local("dir".into()), Some("go".to_owned())),
+            ]
+        );
+        for (text, message) in [
+            ("from=a", "id= is missing"),
+            ("id=go", "from= or to= is missing"),
+            ("id=go,form=a", "there is no option"),
+            ("id=go,to=", "it is empty"),
+            ("id=go,to=docker://UPPER", "is no place"),
+        ] {
+            let report = read(text).expect_err(text);
+            assert!(report.message.contains(message), "{text}: {}", report.message);
+        }
     }
 
     #[test]

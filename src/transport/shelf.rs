@@ -39,6 +39,9 @@ pub trait Shelf: Send + Sync {
     /// Stores a manifest under a tag, unless that is taken. What it names was put before.
     fn put(&self, tag: &str, manifest: &Descriptor, bytes: &[u8]) -> Result<()>;
 
+    /// Stores a manifest under a tag, which moves when it is taken.
+    fn replace(&self, tag: &str, manifest: &Descriptor, bytes: &[u8]) -> Result<()>;
+
     /// Fails when nothing could be put here: asked before an hour of building.
     fn check_writable(&self) -> Result<()>;
 
@@ -125,6 +128,11 @@ impl Shelf for RegistryShelf {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    fn replace(&self, tag: &str, manifest: &Descriptor, bytes: &[u8]) -> Result<()> {
+        self.client.push_manifest(&self.repository, tag, &manifest.media_type, bytes)?;
+        Ok(())
     }
 
     fn check_writable(&self) -> Result<()> {
@@ -215,7 +223,11 @@ impl Shelf for LayoutShelf {
     }
 
     fn put(&self, tag: &str, manifest: &Descriptor, bytes: &[u8]) -> Result<()> {
-        self.sink()?.put_under_tag(tag, manifest, bytes)
+        self.sink()?.put_under_tag(tag, manifest, bytes, false)
+    }
+
+    fn replace(&self, tag: &str, manifest: &Descriptor, bytes: &[u8]) -> Result<()> {
+        self.sink()?.put_under_tag(tag, manifest, bytes, true)
     }
 
     fn check_writable(&self) -> Result<()> {

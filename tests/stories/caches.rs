@@ -360,3 +360,33 @@ fn raw_manifest(name: &str) -> Vec<u8> {
     tool("skopeo", &["inspect", "--raw", "--tls-verify=false", &format!("docker://{name}")])
         .into_bytes()
 }
+
+// Cache mounts go from machine to machine: a compiler's cache outlives the runner.
+story!(cache_mounts_are_carried : root user single, |env| {
+    need_tool!("docker-registry", "skopeo");
+    let registry = Registry::start(RegistryOptions::default());
+    let dir = env.path("mounts");
+    env.dockerfile("FROM base\nRUN --mount=type=cache,id=log,target=/c date +%N >> /c/log && mkdir -p /c/d && touch /c/d/f && chmod 2750 /c/d && ln -sf d /c/l && wc -l < /c/log > /lines && ls -ld /c/d > /mode\n");
+    for (round, place) in [dir.display().to_string(), format!("docker://{}/mounts:log", registry.host)].iter().enumerate() {
+        let mount = format!("id=log,from={place},to={place}");
+        for (number, lines) in ["1\n", "2\n", "3\n"].into_iter().enumerate() {
+            let (image, said) = on(env, &format!("m{round}{number}"), &["--cache-mount", &mount]);
+            let image = image.only();
+            assert_eq!(image.text("lines"), lines, "{said}");
+            assert!(image.text("mode").starts_with("drwxr-s---"), "{}", image.text("mode"));
+            assert!(!said.contains("cannot be taken"), "{said}");
+        }
+    }
+    let raw = skopeo_raw(&format!("docker://{}/mounts:log", registry.host));
+    assert_eq!(raw["artifactType"], "application/vnd.lapstrake.cache-mount.v1+json");
+    // The last one alone is in the directory; a store that has the mount does not take another's.
+    assert_eq!(entries(&dir).len(), 1);
+    assert_eq!(on(env, "m00", &["--no-cache", "--cache-mount", &format!("id=log,from={}", dir.display())]).0.only().text("lines"), "2\n");
+    // What cannot be read is a warning, what cannot be written an error.
+    let (image, said) = on(env, "m9", &["--cache-mount", "id=log,from=nowhere"]);
+    assert_eq!(image.only().text("lines"), "1\n");
+    assert!(said.contains("the cache mount \"log\" cannot be taken from"), "{said}");
+    env.write_at("file", "");
+    env.build_command(["-t", "x", "--cache-mount", "id=log,to=file/below"]).fails(4).says("cannot be written");
+    env.build_command(["-t", "x", "--cache-mount", "id=log,form=x"]).fails(2).says("did you mean from=?");
+});

@@ -191,6 +191,10 @@ impl Shelf for InlineShelf {
         Err(self.refuse())
     }
 
+    fn replace(&self, _: &str, _: &Descriptor, _: &[u8]) -> Result<()> {
+        Err(self.refuse())
+    }
+
     fn check_writable(&self) -> Result<()> {
         Err(self.refuse())
     }

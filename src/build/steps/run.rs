@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::build::Options;
+use crate::build::carried;
 use crate::build::conductor::{Conductor, Outcome};
 use crate::build::copy::{Options as CopyOptions, Planner};
 use crate::build::error::{Failure, Kind};
@@ -561,8 +562,10 @@ impl Mounts<'_> {
             .map_err(|error| {
                 if build.cancel.is_cancelled() { Failure::interrupted() } else { failed(&error) }
             })?;
+        build.carried.note(&identity);
         if guard.is_new() {
-            self.fill(guard.path(), origin, (*mode, *uid, *gid))?;
+            let carried = build.carried.fetch(build, id);
+            self.fill(guard.path(), origin, (*mode, *uid, *gid), carried.as_deref())?;
             guard.set_ready().map_err(|error| failed(&error))?;
         }
         let access = if *read_only { Access::ReadOnly } else { Access::ReadWrite };
@@ -582,6 +585,7 @@ impl Mounts<'_> {
         dir: &Path,
         origin: Option<NodeId>,
         (mode, uid, gid): (u32, u32, u32),
+        carried: Option<&Path>,
     ) -> Result<(), Failure> {
         let failed = |error: &(dyn std::error::Error + 'static)| {
             Failure::of(Kind::Store, "cannot fill a cache mount", error)
@@ -591,6 +595,9 @@ impl Mounts<'_> {
             TreeWriter::new(dir, self.session.id_map()).map_err(|error| failed(&error))?;
         let root = directory(RootPath::root(), mode, uid, gid, now);
         writer.entry(&root, &mut std::io::empty()).map_err(|error| failed(&error))?;
+        if let Some(blob) = carried {
+            return carried::unpack(blob, writer).map_err(|error| failed(error.as_ref()));
+        }
         if let Some(origin) = origin
             && let Some(outcome) = self.conductor.outcome(Some(origin))
             && !outcome.layers.is_empty()

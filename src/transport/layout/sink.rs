@@ -131,12 +131,13 @@ impl LayoutSink {
         self.install(file, &path)
     }
 
-    /// Stores a manifest under a tag alone, unless that tag is there.
+    /// Stores a manifest under a tag alone; one that is there moves only when `moves` says so.
     pub(in crate::transport) fn put_under_tag(
         &self,
         tag: &str,
         manifest: &Descriptor,
         bytes: &[u8],
+        moves: bool,
     ) -> Result<()> {
         self.put_manifest(manifest, bytes)?;
         let turn = self.turn()?;
@@ -146,8 +147,10 @@ impl LayoutSink {
             Error::Json { place, what: "index.json".to_owned(), source }
         })?;
         let taken = |entry: &Descriptor| entry.annotations.get(REF_NAME).is_some_and(|t| t == tag);
-        if !index.manifests.iter().any(taken) {
-            self.change_index(&[manifest.clone().with_annotation(REF_NAME, tag)])?;
+        if moves || !index.manifests.iter().any(taken) {
+            let entry = manifest.clone().with_annotation(REF_NAME, tag);
+            let replaced = self.change_index(&[entry])?;
+            self.collect(&replaced)?;
         }
         Ok(())
     }
@@ -343,9 +346,10 @@ impl Sink for LayoutSink {
 /// Tells whether a new entry takes the place of an old one: the same full name; where one has none,
 /// the same tag; or both have no name at all.
 ///
-/// Artifacts have no names and lie side by side: only the same one takes its own place.
+/// Artifacts without names lie side by side: only the same one takes its own place.
 fn same_name(old: &Descriptor, new: &Descriptor) -> bool {
-    if old.artifact_type.is_some() || new.artifact_type.is_some() {
+    let nameless = |entry: &Descriptor| entry.artifact_type.is_some() && name_of(entry).is_none();
+    if nameless(old) || nameless(new) {
         return old.digest == new.digest && name_of(old).is_none() && name_of(new).is_none();
     }
     let image = |entry: &Descriptor| entry.annotations.get(IMAGE_NAME).cloned();
