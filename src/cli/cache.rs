@@ -130,6 +130,7 @@ fn spec(way: Way, text: &str) -> Result<Spec> {
     let (mut reference, mut path, mut mode, mut ignore_error) = (None, None, Mode::Min, false);
     let (mut compression, mut level) = (None, None);
     for (key, value) in &fields {
+        let truth = || options::boolean(&format!("{flag} {key}"), value);
         let bad =
             |expected: &str| Report::usage(format!("{flag} {key}={value}: expected {expected}"));
         if !known.contains(&key.as_str()) {
@@ -154,30 +155,26 @@ fn spec(way: Way, text: &str) -> Result<Spec> {
                     _ => return Err(bad("min or max")),
                 }
             }
-            "ignore-error" => ignore_error = options::boolean(&format!("{flag} {key}"), value)?,
+            "ignore-error" => ignore_error = truth()?,
             "compression" => compression = Some(value.as_str()),
             "compression-level" => {
                 level = Some(value.parse::<u32>().map_err(|_| bad("a number"))?);
             }
             // With compression=, every entry has it; without, nothing is forced.
             "force-compression" => {
-                options::boolean(&format!("{flag} {key}"), value)?;
+                truth()?;
             }
-            "oci-mediatypes" | "image-manifest" => {
-                if !options::boolean(&format!("{flag} {key}"), value)? {
-                    return Err(Report::usage(format!("{flag} {key}={value} is not supported"))
-                        .with_hint("leave it out: entries are OCI manifests, as every registry of today takes them"));
-                }
+            "oci-mediatypes" | "image-manifest" if !truth()? => {
+                return Err(Report::usage(format!("{flag} {key}={value} is not supported"))
+                    .with_hint("leave it out: entries are OCI manifests, as every registry of today takes them"));
             }
             "tag" | "digest" => {
                 return Err(Report::usage(format!("{flag} {key}={value} is not supported"))
                     .with_hint("leave it out: entries are found by the keys of steps, so one directory serves every branch"));
             }
-            "reset" => {
-                if options::boolean(&format!("{flag} {key}"), value)? {
-                    return Err(Report::usage(format!("{flag} {key}={value} is not supported"))
-                        .with_hint("remove the directory before the build instead"));
-                }
+            "reset" if truth()? => {
+                return Err(Report::usage(format!("{flag} {key}={value} is not supported"))
+                    .with_hint("remove the directory before the build instead"));
             }
             _ => {}
         }

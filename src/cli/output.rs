@@ -115,7 +115,7 @@ pub fn output(text: &str) -> Result<Output> {
     let (mut tar, mut push, mut by_digest) = (None, kind == "registry", false);
     let (mut compression, mut level, mut force_compression) = ("gzip".to_owned(), None, false);
     let (mut names, mut docker_types, mut rewrite_timestamp) = (None, false, None);
-    let mut annotations = Vec::new();
+    let (mut annotations, mut stored) = (Vec::new(), true);
     for (key, value) in fields.iter().cloned() {
         let flag = || boolean(&format!("-o {key}"), &value);
         let refuse = |hint: &str| {
@@ -171,23 +171,21 @@ pub fn output(text: &str) -> Result<Output> {
             "rewrite-timestamp" => rewrite_timestamp = Some(flag()?),
             "push" => push = flag()?,
             "push-by-digest" => by_digest = flag()?,
-            "platform-split" => {
-                if !flag()? {
-                    return refuse("leave it out, or build one platform at a time");
-                }
+            "platform-split" if !flag()? => {
+                return refuse("leave it out, or build one platform at a time");
             }
-            "unpack" => {
-                if flag()? {
-                    return refuse("leave it out: layers are unpacked when a step needs them");
-                }
+            "unpack" if flag()? => {
+                return refuse("leave it out: layers are unpacked when a step needs them");
             }
-            "store" => {
-                if !flag()? && !push {
-                    return refuse("leave it out: without a store and a registry nothing is made");
-                }
-            }
+            "store" => stored = flag()?,
             _ => {}
         }
+    }
+    if !stored && !push {
+        return Err(Report::usage(format!(
+            "-o {text}: without a store and a registry nothing is made"
+        ))
+        .with_hint("leave store=false out, or add push=true"));
     }
     if by_digest && !push {
         return Err(Report::usage(format!("-o {text}: push-by-digest=true needs push=true")));
@@ -430,7 +428,11 @@ mod tests {
             ("type=local,dest=root", OutputKind::Local, "root"),
             ("type=tar,\"dest=a,b.tar\"", OutputKind::Tar, "a,b.tar"),
             ("type=image,name=app", OutputKind::Store, ""),
-            ("type=image,name=app,push=true", OutputKind::Registry { by_digest: false }, ""),
+            (
+                "type=image,name=app,store=false,push=true",
+                OutputKind::Registry { by_digest: false },
+                "",
+            ),
             (
                 "type=registry,\"name=a,b\",push-by-digest=true",
                 OutputKind::Registry { by_digest: true },
@@ -463,6 +465,7 @@ mod tests {
             ("type=local,dest=x,compression=gzip", "there is no option"),
             ("type=registry,name=a,registry.insecure=true", "is not supported"),
             ("type=image,name=a,push-by-digest=true", "needs push=true"),
+            ("type=image,name=a,store=false", "nothing is made"),
             ("type=oci,dest=x,annotation-foo.a=b", "is no annotation"),
         ] {
             let report = output(text).expect_err(text);
