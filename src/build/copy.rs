@@ -498,8 +498,13 @@ fn linked_files(tree: &Tree) -> HashSet<(usize, RootPath)> {
 
 fn merged(planned: Vec<Arc<Toc>>) -> Toc {
     let mut builder = TocBuilder::new();
-    for found in Tree::new(planned).walk(&RootPath::root()) {
-        builder.push_ref(&found.entry);
+    let listed = |path: &[u8]| planned.iter().any(|toc| toc.get(path).is_some());
+    for found in Tree::new(planned.clone()).walk(&RootPath::root()) {
+        // A tree also shows the directories that its paths imply. Those exist below this layer, with
+        // an owner and a mode that must stay: in the layer they would become root's and 0755.
+        if !matches!(found.entry.kind, KindRef::Dir) || listed(found.entry.path) {
+            builder.push_ref(&found.entry);
+        }
     }
     builder.finish()
 }

@@ -241,6 +241,21 @@ fn later_sources_win() {
 }
 
 #[test]
+fn existing_directories_are_in_no_layer_however_many_sources_there_are() {
+    let dest = "d home @0:0:755\nd home/user @7:7:700";
+    let source = "f one\nf two";
+    let case = |patterns| Case { source, dest, patterns, to: "/home/user/", ..Case::default() };
+    case(&["one"]).check(&["home/user/one 0:0 644"]);
+    case(&["one", "two"]).check(&["home/user/one 0:0 644", "home/user/two 0:0 644"]);
+    let deeper = Case { to: "/home/user/new/", ..case(&["one", "two"]) };
+    deeper.check(&[
+        "home/user/new/ 0:0 755",
+        "home/user/new/one 0:0 644",
+        "home/user/new/two 0:0 644",
+    ]);
+}
+
+#[test]
 fn hard_links_within_a_copy_stay_links() {
     let source = "d s\nf s/a data\nh s/b s/a\nh s/c s/a\nf other\nh s/out other\nh s/out2 other";
     let case = Case { source, patterns: &["s"], to: "/n/", ..Case::default() };

@@ -405,3 +405,16 @@ story!(umask_and_owner_of_the_context_do_not_show : root user, |env| {
     assert_eq!(image.file("private").line(), "-0600 0:0 private");
     assert!(env.who() != Who::Single);
 });
+
+story!(several_sources_leave_existing_directories_alone : user, |env| {
+    env.write("a", "a");
+    env.write("b", "b");
+    let image = env.image(
+        "FROM base\nRUN mkdir -p /home/app && chown 7:7 /home/app && chmod 700 /home/app\nCOPY a b /home/app/\nCOPY --chown=9 a b /home/app/new/\n",
+    );
+    assert_eq!(image.file("home/app").line(), "d0700 7:7 home/app");
+    assert_eq!(image.file("home/app/b").line(), "-0644 0:0 home/app/b");
+    assert_eq!(image.file("home/app/new").line(), "d0755 9:9 home/app/new");
+    let added: Vec<_> = image.last_layer().iter().map(|entry| entry.path.as_str()).collect();
+    assert_eq!(added, ["home/app/new", "home/app/new/a", "home/app/new/b"]);
+});
