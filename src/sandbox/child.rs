@@ -182,10 +182,37 @@ fn read_accounts(root: BorrowedFd<'_>, path: &str) -> Result<Vec<u8>, Failure> {
 fn enter_cwd(cwd: &str) -> Result<(), Failure> {
     let path = CString::new(if cwd.is_empty() { "/" } else { cwd })
         .map_err(|_| format!("the working directory {cwd:?} holds a NUL"))?;
-    process::chdir(&path).map_err(doing(format!("entering the working directory {cwd}")))?;
+    let entered = match process::chdir(&path) {
+        Err(e) if e.is(Errno::NOENT) => make_cwd(cwd),
+        other => other,
+    };
+    entered.map_err(|error| {
+        let hint = error.is(Errno::ROFS).then(|| {
+            "a read-only mount of this RUN hides it; give the mount `rw`, or another target"
+                .to_owned()
+        });
+        Failure::NotStarted(126, format!("cannot enter the working directory {cwd}: {error}"), hint)
+    })?;
     let real = process::getcwd().map_err(doing("reading the working directory"))?;
     if real.first() != Some(&b'/') {
         return Err(Failure::Setup(format!("the working directory {cwd} is outside of the root")));
+    }
+    Ok(())
+}
+
+/// Makes and enters a working directory that a mount of this RUN hides, as runc does: with
+/// `WORKDIR /go/src/app`, `--mount=type=tmpfs,target=/go/src` leaves nothing of it.
+fn make_cwd(cwd: &str) -> crate::sys::Result<()> {
+    process::chdir(c"/")?;
+    for name in cwd.split('/').filter(|name| !matches!(*name, "" | ".")) {
+        let text = CString::new(name).expect("the whole path holds no NUL");
+        match process::chdir(&text) {
+            Err(e) if e.is(Errno::NOENT) => {
+                node::mkdir_here(name.as_bytes(), 0o755)?;
+                process::chdir(&text)?;
+            }
+            other => other?,
+        }
     }
     Ok(())
 }

@@ -18,6 +18,12 @@ pub fn mkdir(dir: BorrowedFd<'_>, name: &[u8], mode: u32) -> Result<()> {
         .map_err(|e| Error::new("mkdirat", show_at(dir, name), e))
 }
 
+/// mkdir in the current directory; for the sandbox child, whose current directory is in its root.
+pub fn mkdir_here(name: &[u8], mode: u32) -> Result<()> {
+    fs::mkdirat(fs::CWD, OsStr::from_bytes(name), Mode::from_raw_mode(mode))
+        .map_err(|e| Error::new("mkdir", show(name), e))
+}
+
 /// Makes a regular file that did not exist, opened for reading and writing.
 pub fn create(dir: BorrowedFd<'_>, name: &[u8], mode: u32) -> Result<File> {
     let flags = OFlags::RDWR

@@ -153,3 +153,15 @@ story!(content_of_a_bind_mount_enters_the_key_but_its_time_does_not : root user,
     env.write("dir/file", "two");
     assert_eq!(env.build_into("b", [] as [&str; 0]).only().text("seen"), "two");
 });
+
+// runc makes the working directory anew where a mount hides it; moby's own Dockerfile leans on that.
+story!(mount_over_the_working_directory : root single, |env| {
+    let image = env.image(
+        "FROM base\nWORKDIR /go/src/app\nRUN touch there\nRUN --mount=type=tmpfs,target=/go/src pwd >/where && ls -A >>/where && touch gone\n",
+    );
+    assert_eq!(image.text("where"), "/go/src/app\n");
+    assert_eq!(image.below("go"), ["src", "src/app", "src/app/there"]);
+    let text = env.build_fails(1, "FROM base\nWORKDIR /in/this\nRUN --mount=type=bind,target=/in true\n");
+    assert!(text.contains("cannot enter the working directory /in/this"), "{text}");
+    assert!(text.contains("give the mount `rw`"), "{text}");
+});
