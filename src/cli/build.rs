@@ -127,7 +127,7 @@ fn run_build(args: &BuildArgs, env: &Environment, goal: Goal<'_>) -> Result<()> 
     let annotate =
         |diagnostic: &Diagnostic| github::annotation(&place, &parsed.dockerfile.source, diagnostic);
     let warn = |warning: &Diagnostic| {
-        env.say(&draw(warning));
+        env.say(&format!("{}\n", draw(warning)));
         if args.log_format == LogFormat::Github {
             env.say(&annotate(warning));
         }
