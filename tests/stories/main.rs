@@ -26,6 +26,8 @@ mod checks;
 mod commands;
 /// ENTRYPOINT, USER, LABEL and the rest of the config and history.
 mod config;
+/// What well-known projects' Dockerfiles are made of.
+mod constructs;
 /// Contexts that are no directory, and named ones.
 mod contexts;
 /// COPY into, from and through everything.

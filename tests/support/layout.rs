@@ -554,6 +554,18 @@ impl Image {
 }
 
 fn remove(merged: &mut BTreeMap<String, Entry>, path: &str, itself: bool) {
+    // A range, not a look at every path: a distribution has thousands.
     let below = format!("{path}/");
-    merged.retain(|other, _| !other.starts_with(&below) && (!itself || other != path));
+    let inside: Vec<String> = merged
+        .range(below.clone()..)
+        .map(|(other, _)| other)
+        .take_while(|other| other.starts_with(&below))
+        .cloned()
+        .collect();
+    for other in inside {
+        merged.remove(&other);
+    }
+    if itself {
+        merged.remove(path);
+    }
 }
