@@ -109,6 +109,34 @@ story!(debian_with_packages_for_two_platforms : root user, |env| {
     }
 });
 
+// For this machine's platform only: emulated, node and rustc take minutes. `scripts/demo packages` builds both.
+story!(packages_of_four_registries : user, |env| {
+    let base = cache().join("debian");
+    if !base.join("index.json").exists() {
+        skip("debian", "no base image; scripts/base-images debian makes it");
+        return;
+    }
+    context(env, "packages");
+    let base = format!("debianbase=oci-layout://{}:bookworm", base.display());
+    let mut args: Vec<String> =
+        ["--build-arg", "BASE=debianbase", "--build-context", &base].map(str::to_owned).into();
+    args.extend(machine_secrets(env));
+    let authorities = env.path("secrets/ca.crt");
+    if authorities.exists() {
+        args.extend(["--ca-cert".to_owned(), authorities.display().to_string()]);
+    }
+    let layout = env.build(args);
+    let image = layout.only();
+    assert!(image.text("srv/planks.txt").starts_with("42 planks on "));
+    assert_eq!(image.text("srv/python/versions"), "0.6.2 1.17.0\n");
+    assert!(image.text("srv/node/answer").ends_with(" true 2h\n"), "{}", image.text("srv/node/answer"));
+    assert_eq!(image.file("usr/local/bin/planks").mode, 0o755);
+    assert!(image.has("srv/node/node_modules/is-number/index.js"));
+    for trace in ["root/.npmrc", "root/.npm", "root/.cache", "cargo", "target", "etc/pip.conf"] {
+        assert!(!image.has(trace), "{trace}");
+    }
+});
+
 story!(own_image_runs_from_scratch : root, |env| {
     need_emulation!();
     need_tool!("unshare");
