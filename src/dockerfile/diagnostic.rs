@@ -84,7 +84,7 @@ impl Diagnostic {
 }
 
 /// Every code that this module gives, with what it means; those of checks are at [`Rule`].
-pub const CODES: [(&str, &str); 47] = [
+pub const CODES: [(&str, &str); 48] = [
     ("E0101", "The file is UTF-16. Dockerfiles are UTF-8."),
     ("E0102", "The file holds bytes that are not UTF-8, outside of comments."),
     ("E0103", "The file holds a zero byte, which no command line and no file name can hold."),
@@ -129,6 +129,7 @@ pub const CODES: [(&str, &str); 47] = [
     ("E0503", "EXPOSE takes `port`, `port/protocol` or `port-port`."),
     ("E0504", "STOPSIGNAL takes the name or number of a signal."),
     ("E0505", "--chmod takes an octal number or a symbolic mode."),
+    ("E0506", "Variables that are made of each other expand to more than 1 MiB."),
     ("W0201", "RUN without a command runs nothing."),
     ("W0202", "A comment looks like a directive and is none; directives stand at the very top."),
     ("W0203", "The syntax directive names a frontend that lapstrake does not run."),

@@ -31,6 +31,10 @@ use super::span::Word;
 /// How deep `${a:-${b:-…}}` may nest. Far beyond what people write, far below what fills a stack.
 const MAX_DEPTH: usize = 128;
 
+/// How much variables may add to a text, bytes. The kernel takes 128 KiB in one argument (MAX_ARG_STRLEN);
+/// without a limit, thirty lines that double each other fill any memory.
+const MAX_LENGTH: usize = 1 << 20;
+
 /// Gives values of variables.
 pub trait Env {
     /// Gives the value of a variable; None when it is not set.
@@ -129,6 +133,9 @@ pub enum Error {
     /// Too many levels of `${…${…}}`.
     #[error("`${{…}}` nested more than {MAX_DEPTH} levels deep")]
     Depth,
+    /// Variables make too much of too little.
+    #[error("variables expand to more than {} MiB here", MAX_LENGTH >> 20)]
+    Long,
 }
 
 /// Expands a word to one text: blanks stay, quotes and escapes go.
@@ -162,7 +169,11 @@ impl Word {
 
     /// Makes the diagnostic of an expansion that failed.
     pub fn blame(&self, error: &Error) -> Diagnostic {
-        let code = if matches!(error, Error::Required { .. }) { "E0502" } else { "E0501" };
+        let code = match error {
+            Error::Required { .. } => "E0502",
+            Error::Long => "E0506",
+            _ => "E0501",
+        };
         let mut message = error.to_string();
         let mut cause = std::error::Error::source(error);
         while let Some(inner) = cause {
@@ -280,12 +291,14 @@ struct Run<'a> {
     used: BTreeSet<String>,
     unset: BTreeSet<String>,
     depth: usize,
+    /// Bytes that variables made so far.
+    made: usize,
 }
 
 impl<'a> Run<'a> {
     fn new(lexer: Lexer, text: &'a str, env: &'a dyn Env) -> Run<'a> {
         let (used, unset) = (BTreeSet::new(), BTreeSet::new());
-        Run { lexer, text, at: 0, env, used, unset, depth: 0 }
+        Run { lexer, text, at: 0, env, used, unset, depth: 0, made: 0 }
     }
 
     fn peek(&self) -> Option<char> {
@@ -450,6 +463,15 @@ impl<'a> Run<'a> {
 
     /// Reads a variable, from its `$` on.
     fn dollar(&mut self) -> Result<String, Error> {
+        let value = self.variable()?;
+        self.made += value.len();
+        if self.made > MAX_LENGTH {
+            return Err(Error::Long);
+        }
+        Ok(value)
+    }
+
+    fn variable(&mut self) -> Result<String, Error> {
         let start = self.at;
         self.next();
         if self.peek() != Some('{') {
@@ -548,11 +570,11 @@ impl<'a> Run<'a> {
             return Ok(format!("${{{name}/{pattern}/{with}}}"));
         };
         let pattern = parse_pattern(name, &pattern)?;
-        Ok(if all {
-            pattern.replace_all(value, &with)
+        if all {
+            pattern.replace_all(value, &with, MAX_LENGTH).ok_or(Error::Long)
         } else {
-            pattern.replace_first(value, &with)
-        })
+            Ok(pattern.replace_first(value, &with))
+        }
     }
 
     fn nested(&mut self, stop: char, raw_escapes: bool) -> Result<String, Error> {

@@ -87,8 +87,9 @@ impl Pattern {
     }
 
     /// Replaces all matches; `$0`, `$$` and other `$name`s (which are empty) in the replacement are
-    /// those of Go's regexp package.
-    pub fn replace_all(&self, value: &str, replacement: &str) -> String {
+    /// those of Go's regexp package. None when the result would have more than some `most` bytes.
+    pub fn replace_all(&self, value: &str, replacement: &str, most: usize) -> Option<String> {
+        let copies = replacement.matches("$0").count() + replacement.matches("${0").count();
         let chars: Vec<char> = value.chars().collect();
         let (mut out, mut search, mut copied) = (String::new(), 0, 0);
         while search <= chars.len() {
@@ -96,6 +97,10 @@ impl Pattern {
                 break;
             };
             out.extend(&chars[copied..start]);
+            let longest = replacement.len() + copies * 4 * (end - start);
+            if out.len() + longest > most {
+                return None;
+            }
             // An empty match right behind another match does not count.
             if end > copied || start == 0 {
                 push_template(&mut out, replacement, &chars[start..end]);
@@ -104,7 +109,7 @@ impl Pattern {
             search = end.max(search + 1);
         }
         out.extend(&chars[copied..]);
-        out
+        Some(out)
     }
 }
 
@@ -250,7 +255,11 @@ mod tests {
     fn replacements_follow_go() {
         let replace = |pattern: &str, all: bool, value: &str, with: &str| {
             let pattern = Pattern::parse(pattern).expect("the pattern is right");
-            if all { pattern.replace_all(value, with) } else { pattern.replace_first(value, with) }
+            if all {
+                pattern.replace_all(value, with, 1000).expect("short")
+            } else {
+                pattern.replace_first(value, with)
+            }
         };
         for (pattern, all, value, with, expect) in [
             ("o", false, "foo boo", "0", "f0o boo"),

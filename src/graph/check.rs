@@ -9,6 +9,7 @@
 //!
 //! Start reading at [`instruction`].
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::dockerfile::expand::{Env, expand_heredoc, expand_words};
@@ -252,9 +253,10 @@ fn undefined(
     found: &mut Vec<Diagnostic>,
 ) {
     let escape = dockerfile.directives.escape;
-    let mut scope = Scope { env: state.env.clone(), declared: names(&state.build_args) };
-    let mut look = |word: &Word, scope: &Scope| {
-        if let Ok(expanded) = word.expand(&scope.env, escape) {
+    let mut scope =
+        Scope { env: Cow::Borrowed(&state.env), args: &state.build_args, declared: Vec::new() };
+    let mut look = |word: &Word, scope: &Scope<'_>| {
+        if let Ok(expanded) = word.expand(scope.env.as_ref(), escape) {
             scope.report(dockerfile, word, &expanded.unset, found);
             return expanded.text;
         }
@@ -273,15 +275,18 @@ fn undefined(
         Command::Volume(words) => words.iter().for_each(|word| drop(look(word, &scope))),
         Command::Arg(definitions) => {
             // Each name is known to the next.
-            for definition in definitions {
+            for (number, definition) in definitions.iter().enumerate() {
                 let name = &definition.name.text;
+                let is_last = number + 1 == definitions.len();
                 if let Some(default) = &definition.default
                     && !build_args.contains_key(name)
                 {
                     let value = look(default, &scope);
-                    scope.env.push((name.clone(), value));
+                    if !is_last {
+                        scope.env.to_mut().push((name.clone(), value));
+                    }
                 }
-                scope.declared.insert(name.clone());
+                scope.declared.push(name.clone());
             }
         }
         Command::Copy(transfer) | Command::Add(transfer) => {
@@ -291,7 +296,7 @@ fn undefined(
             for source in &transfer.sources {
                 if let Source::Heredoc(heredoc) = source
                     && heredoc.expand
-                    && let Ok(expanded) = expand_heredoc(&heredoc.text(), &scope.env)
+                    && let Ok(expanded) = expand_heredoc(&heredoc.text(), scope.env.as_ref())
                 {
                     let place = Word::new(heredoc.content.clone(), heredoc.content_span);
                     scope.report(dockerfile, &place, &expanded.unset, found);
@@ -309,10 +314,6 @@ fn undefined(
     }
 }
 
-fn names(build_args: &[(String, Option<String>)]) -> BTreeSet<String> {
-    build_args.iter().map(|(name, _)| name.clone()).collect()
-}
-
 /// The words of a COPY or ADD that are expanded.
 fn words_of(transfer: &Transfer) -> impl Iterator<Item = &Word> {
     let paths = transfer.sources.iter().filter_map(|source| match source {
@@ -327,13 +328,16 @@ fn words_of(transfer: &Transfer) -> impl Iterator<Item = &Word> {
 }
 
 /// What an instruction can see.
-struct Scope {
-    env: Vec<(String, String)>,
-    /// ARGs, also those without a value.
-    declared: BTreeSet<String>,
+#[expect(clippy::owned_cow, reason = "a slice has no size, so it can't be a `dyn Env`")]
+struct Scope<'a> {
+    env: Cow<'a, Vec<(String, String)>>,
+    /// ARGs above, also those without a value.
+    args: &'a [(String, Option<String>)],
+    /// ARGs of this instruction.
+    declared: Vec<String>,
 }
 
-impl Scope {
+impl Scope<'_> {
     fn report(
         &self,
         dockerfile: &Dockerfile,
@@ -342,7 +346,9 @@ impl Scope {
         found: &mut Vec<Diagnostic>,
     ) {
         for name in unset {
-            if self.declared.contains(name) || args::NOT_EXPORTED.contains(&name.as_str()) {
+            let is_declared =
+                self.declared.contains(name) || self.args.iter().any(|(arg, _)| arg == name);
+            if is_declared || args::NOT_EXPORTED.contains(&name.as_str()) {
                 continue;
             }
             let known = self.env.iter().map(|(name, _)| name.as_str());

@@ -222,3 +222,48 @@ fn the_manual_shows_every_check() {
         assert!(!finds(good), "{name} is found in:\n{good}");
     }
 }
+
+fn refused(text: &str) -> (&'static str, String) {
+    let parsed = parse(text.as_bytes());
+    let error = parsed.diagnostics.into_iter().find(Diagnostic::is_error).unwrap_or_else(|| {
+        let host = Some("linux/amd64".parse().expect("a platform"));
+        let request = Request { host, ..Request::default() };
+        plan(&parsed.dockerfile, &request, &mut Fake).expect_err("an error").diagnostic
+    });
+    assert!(!error.span.is_empty(), "{error:?}");
+    (error.code, error.message)
+}
+
+/// What would fill memory or take for ever is an error with a place.
+#[test]
+fn variables_have_bounds() {
+    let many = |line: &dyn Fn(usize) -> String| (0..4010).map(line).collect::<String>();
+    let args = many(&|number| format!("ARG A{number}={number}\n"));
+    assert_eq!(refused(&format!("{args}FROM a\n")).0, "E0624");
+    assert_eq!(refused(&format!("FROM a\n{args}")).0, "E0624");
+    let envs = many(&|number| format!("ENV A{number}={number}\n"));
+    assert_eq!(refused(&format!("FROM a\n{envs}")).0, "E0624");
+    // The same name again is no other variable.
+    let same = many(&|number| format!("ARG A={number}\n"));
+    assert_eq!(found(&format!("FROM a\n{same}")), [] as [&str; 0]);
+    let doubling: String =
+        (1..40).map(|number| format!("ARG A{number}=$A{0}${{A{0}}}\n", number - 1)).collect();
+    let (code, message) = refused(&format!("FROM a\nARG A0=xxxxxxxxxx\n{doubling}"));
+    assert_eq!((code, message.as_str()), ("E0506", "variables expand to more than 1 MiB here"));
+    assert_eq!(refused(&format!("ARG A0=xxxxxxxxxx\n{doubling}FROM a\n")).0, "E0506");
+    let long = "x".repeat(2_000);
+    let text = format!("FROM a\nARG A={long}\nARG B={long}\nARG C=${{A//x/$B}}\n");
+    assert_eq!(refused(&text).0, "E0506");
+    assert_eq!(refused(&format!("FROM a\nENV A={}\n", "${A:-".repeat(10_000))).0, "E0501");
+}
+
+#[test]
+fn huge_files_are_read_in_bounds() {
+    let long = "x".repeat(1 << 18);
+    assert_eq!(refused(&long).0, "E0201");
+    assert_eq!(found(&format!("FROM a\nLABEL a={long}\n")), [] as [&str; 0]);
+    let junk = "NOPE x\n".repeat(1_000);
+    assert_eq!(refused(&junk).0, "E0201");
+    assert_eq!(refused(&format!("FROM a\nRUN <<EOF\n{}", "x\n".repeat(20_000))).0, "E0104");
+    assert_eq!(refused(&format!("FROM a\n{}", "\0".repeat(1 << 16))).0, "E0103");
+}

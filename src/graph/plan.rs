@@ -304,6 +304,7 @@ impl<'a> Planner<'a> {
             };
             if let Some(value) = value {
                 set(&mut env, name, value);
+                enough(&env, definition.name.span)?;
             }
         }
         Ok(env)
@@ -680,6 +681,21 @@ impl<'a> Planner<'a> {
             base: state.base,
         });
     }
+}
+
+/// How many variables there may be at a time: each look-up reads them all, and the kernel takes 2 MiB
+/// of them for a program by default (a quarter of RLIMIT_STACK).
+const MOST_VARIABLES: usize = 4_000;
+
+/// Fails when there are more variables than any program could be given.
+pub(super) fn enough(env: &[(String, String)], span: Span) -> Result<(), Failure> {
+    if env.len() <= MOST_VARIABLES {
+        return Ok(());
+    }
+    let message = format!("this is one variable too many: there are {MOST_VARIABLES} already");
+    Err(Diagnostic::error("E0624", span, message)
+        .with_help("put them into a file that a RUN reads")
+        .into())
 }
 
 /// Sets a variable, in place when it exists.

@@ -11,7 +11,7 @@ use crate::oci::{ImageConfig, Platform};
 
 use super::add::remote_source;
 use super::history::{healthcheck, quoted, run_history, summary};
-use super::plan::{Base, Failure, Planner, PlatformPlan, set};
+use super::plan::{Base, Failure, Planner, PlatformPlan, enough, set};
 use super::refuse::refuse_run;
 use super::remote::{self, Remote};
 use super::{Copy, Inline, MountKind, Network, Node, NodeId, Op, Run, args, check};
@@ -630,6 +630,7 @@ impl Walk<'_, '_> {
         for (name, value) in self.pairs(state, pairs)? {
             text.push_str(&format!(" {name}={value}"));
             set(&mut state.env, &name, value.clone());
+            enough(&state.env, pairs.first().map_or(Span::default(), |pair| pair.key.span))?;
             let pair = format!("{name}={value}");
             let prefix = format!("{name}=");
             let env = &mut state.config.config.env;
@@ -690,6 +691,7 @@ impl Walk<'_, '_> {
                 && !args::NOT_EXPORTED.contains(&name.as_str())
             {
                 set(&mut state.env, name, value.clone());
+                enough(&state.env, definition.name.span)?;
             }
             texts.push(match &value {
                 Some(value) => format!("{name}={value}"),
