@@ -155,6 +155,19 @@ const KEYS: [&str; 19] = [
     "env",
 ];
 
+/// Keys that Buildah has and neither BuildKit nor lapstrake, in lower case, with what to write instead.
+const FOREIGN_KEYS: [(&[&str], &str); 6] = [
+    (&["z", "relabel"], "leave it out: nothing of the host is mounted, so nothing is relabelled"),
+    (&["u", "chown"], "name the owner of the mount: uid=1000,gid=1000"),
+    (&["tmpfs-size"], "write `size=`"),
+    (&["tmpfs-mode"], "set the mode in the step: `chmod 700 /target && …`"),
+    (&["tmpcopyup", "notmpcopyup"], "copy in the step what the tmpfs should hold"),
+    (
+        &["bind-propagation", "shared", "rshared", "slave", "rslave", "private", "rprivate"],
+        "leave it out: mounts of a step end with it",
+    ),
+];
+
 /// The keys that may stand without a value.
 const BARE_KEYS: [&str; 5] = ["readonly", "ro", "readwrite", "rw", "required"];
 
@@ -254,8 +267,12 @@ fn check_key(field: &MountField) -> Result<(), Diagnostic> {
     if !KEYS.contains(&key) {
         let shown: String = key.chars().take(40).collect();
         let error = format!("unknown key `{shown}` in a mount");
-        let found = suggest(key, KEYS, true);
-        return Err(Diagnostic::error("E0402", field.key.span, error).with_suggestion(found));
+        let error = Diagnostic::error("E0402", field.key.span, error);
+        let known = |(names, _): &&(&[&str], &str)| names.contains(&key);
+        return Err(match FOREIGN_KEYS.iter().find(known) {
+            Some((_, way_out)) => error.with_help(*way_out),
+            None => error.with_suggestion(suggest(key, KEYS, true)),
+        });
     }
     if field.value.is_none() && !BARE_KEYS.contains(&key) {
         let error = format!("the key `{key}` needs a value");

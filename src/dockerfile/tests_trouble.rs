@@ -129,6 +129,8 @@ fn flags() {
         ("RUN --mont=x a", "RUN \"a\"\nE0301 2:5 `--mont`: RUN has no flag `--mont` (did you mean `--mount`?)"),
         ("RUN --mount=type=cahce,target=/x a", "RUN mount(type=\"cahce\" target=\"/x\") \"a\"\nE0404 2:18 `cahce`: unknown mount type `cahce` (did you mean `cache`?)"),
         ("RUN --mount=taregt=/x a", "RUN mount(taregt=\"/x\") \"a\"\nE0402 2:13 `taregt`: unknown key `taregt` in a mount (did you mean `target`?)"),
+        ("RUN --mount=target=/x,Z a", "RUN mount(target=\"/x\" z) \"a\"\nE0402 2:23 `Z`: unknown key `z` in a mount (leave it out: nothing of the host is mounted, so nothing is relabelled)"),
+        ("RUN --mount=type=tmpfs,target=/x,tmpfs-size=1m a", "RUN mount(type=\"tmpfs\" target=\"/x\" tmpfs-size=\"1m\") \"a\"\nE0402 2:34 `tmpfs-size`: unknown key `tmpfs-size` in a mount (write `size=`)"),
         ("RUN --device=a,b=c x", "RUN \"x\"\nE0409 2:14 `a,b=c`: unexpected field `b=c` in a device (the keys are name and required)"),
         ("HEALTHCHECK --interval=1 CMD a", "HEALTHCHECK - - - - - \"a\"\nE0305 2:24 `1`: invalid duration `1`: must look like `30s`, `1m30s` or `500ms`"),
         ("HEALTHCHECK --timeout=1us CMD a", "HEALTHCHECK - - - - - \"a\"\nE0305 2:23 `1us`: `--timeout` cannot be less than 1ms"),
