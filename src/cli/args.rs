@@ -206,6 +206,8 @@ pub struct BuildArgs {
     #[arg(long, value_name = "DIR")]
     pub cdi_spec_dir: Vec<PathBuf>,
     #[command(flatten)]
+    pub edits: EditArgs,
+    #[command(flatten)]
     pub refused: RefusedArgs,
 }
 
@@ -233,6 +235,35 @@ pub struct ResourceArgs {
     pub cpuset_cpus: Option<String>,
     #[arg(long, hide = true)]
     pub cpuset_mems: Option<String>,
+}
+
+/// What Buildah lets change without an edit of the Dockerfile.
+#[derive(Debug, Args, Default)]
+pub struct EditArgs {
+    /// Read build arguments from a file of NAME=VALUE lines; --build-arg wins (repeatable)
+    #[arg(long, value_name = "FILE")]
+    pub build_arg_file: Vec<PathBuf>,
+    /// Ignore file to use instead of the context's .dockerignore
+    #[arg(long, value_name = "FILE")]
+    pub ignorefile: Option<PathBuf>,
+    /// Variable of the image, as an ENV at the end; without =VALUE, taken from the environment (repeatable)
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    pub env: Vec<String>,
+    /// Leave a variable out of the image (repeatable)
+    #[arg(long, value_name = "NAME")]
+    pub unsetenv: Vec<String>,
+    /// Leave a label out of the image (repeatable)
+    #[arg(long, value_name = "NAME")]
+    pub unsetlabel: Vec<String>,
+    /// Name server of RUN steps (repeatable) [default: the host's]
+    #[arg(long, value_name = "ADDRESS")]
+    pub dns: Vec<std::net::IpAddr>,
+    /// Search domain of RUN steps (repeatable) [default: the host's]
+    #[arg(long, value_name = "DOMAIN")]
+    pub dns_search: Vec<String>,
+    /// Option of resolv.conf(5) in RUN steps (repeatable) [default: the host's]
+    #[arg(long, value_name = "OPTION")]
+    pub dns_option: Vec<String>,
 }
 
 /// Flags of buildx that are known and not supported yet.

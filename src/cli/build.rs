@@ -29,7 +29,7 @@ use super::options;
 use super::output;
 use super::report::{Exit, Report, Result};
 use super::sources::{self, Main, Opened};
-use super::{call, plan, privilege};
+use super::{call, edit, plan, privilege};
 
 /// Shows what checks of layers found, and says whether that is an error.
 type Judge<'a> = &'a dyn Fn(Vec<Diagnostic>) -> Result<()>;
@@ -95,10 +95,11 @@ fn run_build(args: &BuildArgs, env: &Environment, goal: Goal<'_>) -> Result<()> 
     let annotations = output::annotations(&args.annotation)?;
     let platforms = options::platforms(&args.platform, &host)?;
     let cache_from = cache::sources(&args.cache_from)?;
-    let cache_to = cache::targets(&args.cache_to)?;
     let mounts = cache::mounts(&args.cache_mount)?;
     let lookup = |name: &str| env.variable(name);
-    let mut build_args = options::build_args(&args.build_arg, &lookup)?;
+    let mut build_args = edit::build_arg_files(&args.edits, &env.cwd, &lookup)?;
+    build_args.extend(options::build_args(&args.build_arg, &lookup)?);
+    let cache_to = cache::targets(&edit::cache_to(&args.cache_to, &build_args))?;
     let epoch = epoch(&mut build_args, env)?;
     let call = call::requested(args)?;
     let checks = call::checks(&build_args)?;
@@ -168,6 +169,7 @@ fn run_build(args: &BuildArgs, env: &Environment, goal: Goal<'_>) -> Result<()> 
         target: shell.map(str::to_owned).or_else(|| args.target.clone()),
         build_args,
         labels: options::pairs("--label", &args.label)?,
+        edits: edit::edits(&args.edits, &lookup)?,
         no_cache: args.no_cache,
         no_cache_stages: args.no_cache_filter.clone(),
         network: options::network(args.network),
@@ -365,7 +367,7 @@ pub(super) fn build_options(
         host,
         secrets: BTreeMap::new(),
         ssh: BTreeMap::new(),
-        resolv_conf: env.resolv_conf(),
+        resolv_conf: edit::resolv_conf(&args.edits, env.resolv_conf())?,
         add_hosts: options::add_hosts(&args.add_host)?,
         hostname: hostname(args)?,
         shm_size: match &args.shm_size {

@@ -248,17 +248,20 @@ impl Environment {
     /// names a stub that only it can reach.
     pub fn resolv_conf(&self) -> Vec<u8> {
         let host = std::fs::read("/etc/resolv.conf").unwrap_or_default();
-        let stub = String::from_utf8_lossy(&host)
-            .lines()
-            .filter_map(|line| line.trim().strip_prefix("nameserver"))
-            .any(|address| address.trim() == "127.0.0.53");
-        // RUN shares the host's network, where the stub answers too; the real file also names
-        // search domains that the stub's may lack.
         match std::fs::read("/run/systemd/resolve/resolv.conf") {
-            Ok(real) if stub => real,
+            Ok(real) if names_stub(&host) => real,
             _ => host,
         }
     }
+}
+
+/// Says whether a resolv.conf names systemd-resolved's stub. RUN shares the host's network, where the
+/// stub answers too; the real file also names search domains that the stub's may lack.
+fn names_stub(resolv_conf: &[u8]) -> bool {
+    String::from_utf8_lossy(resolv_conf)
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("nameserver"))
+        .any(|address| address.trim() == "127.0.0.53")
 }
 
 /// Gives a finished temporary file its name, with the mode that a new file would have.
@@ -274,4 +277,16 @@ pub fn write_file(dest: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
     file.write_all(bytes)?;
     publish(file, dest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stub_of_systemd_resolved_is_known() {
+        assert!(names_stub(b"# stub\nnameserver 127.0.0.53\noptions edns0\n"));
+        assert!(names_stub(b"nameserver 1.1.1.1\n  nameserver\t127.0.0.53 \n"));
+        assert!(!names_stub(b"#nameserver 127.0.0.53\nnameserver 127.0.0.1\n"));
+    }
 }

@@ -10,10 +10,12 @@ mod cache;
 mod call;
 mod copy;
 mod doctor;
+mod edit;
 mod environment;
 mod explain;
 mod export;
 mod files;
+mod foreign;
 pub mod image_args;
 mod images;
 mod index;
@@ -51,6 +53,9 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
+            if let Some(report) = foreign::report(&error) {
+                return report.print(false);
+            }
             // Help and version are data, all else goes to standard error; clap knows which.
             let _ = error.print();
             return ExitCode::from(u8::from(error.use_stderr()) * report::Exit::Usage as u8);

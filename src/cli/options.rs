@@ -100,6 +100,15 @@ pub fn build_args(
     list: &[String],
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<BTreeMap<String, String>> {
+    assignments("--build-arg", list, env)
+}
+
+/// Reads `NAME[=VALUE]`s; `env` gives values for names without one. A name that has none is left out.
+pub fn assignments(
+    flag: &str,
+    list: &[String],
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<BTreeMap<String, String>> {
     let mut out = BTreeMap::new();
     for arg in list {
         let (name, value) = match arg.split_once('=') {
@@ -107,7 +116,7 @@ pub fn build_args(
             None => (arg.as_str(), env(arg)),
         };
         if name.is_empty() {
-            return Err(Report::usage(format!("--build-arg {arg}: the name is missing")));
+            return Err(Report::usage(format!("{flag} {arg}: the name is missing")));
         }
         if let Some(value) = value {
             out.insert(name.to_owned(), value);

@@ -493,9 +493,14 @@ pub fn contexts(
     source: &DockerfileSource,
 ) -> Result<Contexts> {
     let mut out = Contexts::default();
-    let opened = |dir: &Path, dockerfile: Option<&Path>| -> Result<Arc<Context>> {
+    type Given<'p> = Option<&'p Path>;
+    let opened = |dir: &Path, dockerfile: Given<'_>, own: Given<'_>| -> Result<Arc<Context>> {
         let failed = |error: context::Error| Report::of(Exit::Usage, "", &error);
-        let (rules, _) = context::locate::ignore_rules(dir, dockerfile).map_err(failed)?;
+        let rules = match own {
+            Some(own) => context::locate::ignore_file(own),
+            None => context::locate::ignore_rules(dir, dockerfile).map(|(rules, _)| rules),
+        };
+        let rules = rules.map_err(failed)?;
         let real = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
         let options = context::Options {
             stat_cache: Some(store.stat_cache(&real, "")),
@@ -505,7 +510,14 @@ pub fn contexts(
         Context::open(dir, rules, options).map(Arc::new).map_err(failed)
     };
     if let Some(dir) = &source.context {
-        out.open.insert(String::new(), opened(dir, source.path.as_deref())?);
+        let file = args.edits.ignorefile.as_ref().map(|file| env.cwd.join(file));
+        let context = opened(dir, source.path.as_deref(), file.as_deref())?;
+        out.open.insert(String::new(), context);
+    } else if let Some(file) = &args.edits.ignorefile {
+        return Err(Report::usage(format!(
+            "--ignorefile {}: only a context that is a directory has an ignore file",
+            file.display()
+        )));
     }
     if let Some(context) = &source.fetched {
         out.open.insert(String::new(), Arc::clone(context));
@@ -529,7 +541,7 @@ pub fn contexts(
             out.lazy.insert(key.clone(), Origin::Context(remote));
             NamedSource::Directory(key)
         } else if path.is_dir() {
-            out.open.insert(key.clone(), opened(&path, None)?);
+            out.open.insert(key.clone(), opened(&path, None, None)?);
             NamedSource::Directory(key)
         } else if path.is_file() && is_archive(&path)? {
             out.lazy.insert(key.clone(), Origin::Archive(path));

@@ -63,6 +63,12 @@ pub fn ignore_rules(
     Ok((IgnoreRules::default(), None))
 }
 
+/// Reads an ignore file that must be there.
+pub fn ignore_file(path: &Path) -> Result<IgnoreRules> {
+    let bytes = fs::read(path).map_err(|source| Error::File { path: path.to_owned(), source })?;
+    IgnoreRules::parse(&bytes).map_err(|source| Error::Ignore { path: path.to_owned(), source })
+}
+
 /// Reads a file of a context that nobody vouches for: as if the context were the root directory, so
 /// that no link leads out of it. None when there is no such file.
 pub fn read_inside(context: &Path, file: &Path) -> Result<Option<Vec<u8>>> {

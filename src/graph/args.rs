@@ -8,6 +8,31 @@ use crate::oci::Platform;
 /// (BuildKit: `nonEnvArgs`).
 pub const NOT_EXPORTED: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
 
+/// Settings of BuildKit that are followed, or that ask for nothing but BuildKit's own frontend.
+const FOLLOWED: [&str; 8] = [
+    "BUILDKIT_CACHE_MOUNT_NS",
+    "BUILDKIT_CONTEXT_KEEP_GIT_DIR",
+    "BUILDKIT_DOCKERFILE_CHECK",
+    "BUILDKIT_INLINE_CACHE",
+    "BUILDKIT_SANDBOX_HOSTNAME",
+    "BUILDKIT_SBOM_SCAN_CONTEXT",
+    "BUILDKIT_SBOM_SCAN_STAGE",
+    "BUILDKIT_SYNTAX",
+];
+
+/// Says whether a build argument is a setting of BuildKit that changes nothing here.
+pub fn is_without_effect(name: &str) -> bool {
+    name.starts_with("BUILDKIT_") && !FOLLOWED.contains(&name)
+}
+
+/// Says what to write instead of such a setting.
+pub fn way_out(name: &str) -> Option<&'static str> {
+    match name {
+        "BUILDKIT_MULTI_PLATFORM" => Some("`lapstrake index` makes an index of one image"),
+        _ => None,
+    }
+}
+
 const PROXIES: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"];
 
 /// Says whether `name` is a proxy variable, in upper or lower case.

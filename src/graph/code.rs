@@ -2,7 +2,7 @@
 //! [`crate::dockerfile::diagnostic::CODES`].
 
 /// Every code that this module gives, with what it means.
-pub const CODES: [(&str, &str); 26] = [
+pub const CODES: [(&str, &str); 27] = [
     ("E0601", "The file holds no stage. Begin one with FROM."),
     ("E0602", "--target names a stage that there is not."),
     (
@@ -55,5 +55,6 @@ pub const CODES: [(&str, &str); 26] = [
         "--device takes names of devices as the Container Device Interface has them: vendor.com/class=name.",
     ),
     ("W0601", "A --build-arg is given that no ARG declares. Check its name."),
+    ("W0602", "A --build-arg is a setting of BuildKit that changes nothing here."),
     ("E1001", "The step failed. Its last lines of output stand above the message."),
 ];

@@ -382,6 +382,8 @@ pub struct Request {
     pub build_args: BTreeMap<String, String>,
     /// `--label`.
     pub labels: BTreeMap<String, String>,
+    /// `--env`, `--unsetenv`, `--unsetlabel`.
+    pub edits: Edits,
     /// `--no-cache`.
     pub no_cache: bool,
     /// `--no-cache-filter`: stages.
@@ -392,6 +394,38 @@ pub struct Request {
     pub allow: Allow,
     /// Plan all stages and not only those that the target needs (`--check`).
     pub all_stages: bool,
+}
+
+/// What the command line changes in the configuration of the result, as Buildah does. What is unset
+/// goes first.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Edits {
+    /// Variables that are set.
+    pub env: BTreeMap<String, String>,
+    /// Variables that are taken out.
+    pub unset_env: Vec<String>,
+    /// Labels that are taken out.
+    pub unset_labels: Vec<String>,
+}
+
+impl Edits {
+    fn apply(&self, config: &mut crate::oci::config::RuntimeConfig) {
+        for name in &self.unset_labels {
+            config.labels.remove(name);
+        }
+        config.env.retain(|pair| {
+            let name = pair.split_once('=').map_or(pair.as_str(), |(name, _)| name);
+            !self.unset_env.iter().any(|unset| unset == name)
+        });
+        for (name, value) in &self.env {
+            let pair = format!("{name}={value}");
+            let prefix = format!("{name}=");
+            match config.env.iter_mut().find(|old| old.starts_with(&prefix)) {
+                Some(old) => *old = pair,
+                None => config.env.push(pair),
+            }
+        }
+    }
 }
 
 /// What instructions may ask for only when the user allows it (BuildKit's entitlements).

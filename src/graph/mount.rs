@@ -49,11 +49,7 @@ impl Walk<'_, '_> {
                     None => None,
                 };
                 MountKind::Cache {
-                    id: spec
-                        .id
-                        .clone()
-                        .filter(|id| !id.is_empty())
-                        .unwrap_or_else(|| target.clone()),
+                    id: self.cache_id(spec.id.as_deref().unwrap_or_default(), &target),
                     sharing: match spec.sharing.unwrap_or_default() {
                         crate::dockerfile::Sharing::Shared => Sharing::Shared,
                         crate::dockerfile::Sharing::Private => Sharing::Private,
@@ -82,6 +78,18 @@ impl Walk<'_, '_> {
             }
         };
         Ok(Mount { target, kind })
+    }
+
+    /// Names a cache: by its id, else its target, within the name space that the build argument
+    /// BUILDKIT_CACHE_MOUNT_NS gives (BuildKit: `cacheIDNamespace`).
+    fn cache_id(&self, id: &str, target: &str) -> String {
+        let id = if id.is_empty() { target } else { id };
+        match self.planner.request.build_args.get("BUILDKIT_CACHE_MOUNT_NS") {
+            Some(space) if !space.is_empty() => {
+                format!("{}/{}", space.trim_end_matches('/'), id.trim_start_matches('/'))
+            }
+            _ => id.to_owned(),
+        }
     }
 }
 

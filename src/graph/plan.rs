@@ -174,6 +174,16 @@ impl<'a> Planner<'a> {
             .flatten()
             .map(|definition| definition.name.text.as_str())
             .collect();
+        for name in self.request.build_args.keys().filter(|name| args::is_without_effect(name)) {
+            if !declared.contains(name.as_str()) {
+                let message = format!("build-arg {name} has no effect here");
+                let warning = Diagnostic::warning("W0602", Span::default(), message);
+                self.graph.warnings.push(match args::way_out(name) {
+                    Some(help) => warning.with_help(help),
+                    None => warning,
+                });
+            }
+        }
         let automatic = args::automatic(&self.host, &self.host, "", &BTreeMap::new());
         let unused: Vec<&str> = self
             .request
@@ -647,6 +657,7 @@ impl<'a> Planner<'a> {
     /// Turns the target stage into a result (BuildKit: `finalizeResultImage`).
     fn finish(&mut self, target: Platform, state: StageState) {
         let mut config: ImageConfig = state.config;
+        self.request.edits.apply(&mut config.config);
         for (name, value) in &self.request.labels {
             config.config.labels.insert(name.clone(), value.clone());
         }

@@ -391,3 +391,75 @@ fn a_plan_of_five_thousand_instructions_is_linear() {
     }
     assert_eq!(plan_one(&text).nodes.len(), 5001);
 }
+
+#[test]
+fn caches_have_a_name_space() {
+    let id = |space: Option<&str>, mount: &str| {
+        let mut request = request(&[]);
+        if let Some(space) = space {
+            request.build_args.insert("BUILDKIT_CACHE_MOUNT_NS".into(), space.into());
+        }
+        let text = format!("FROM busybox\nRUN --mount=type=cache,{mount} x\n");
+        let graph = plan_with(&text, &request).unwrap_or_else(|_| panic!("{text}"));
+        graph.nodes.iter().find_map(|node| match &node.op {
+            Op::Run(run) => match &run.mounts[0].kind {
+                MountKind::Cache { id, .. } => Some(id.clone()),
+                _ => None,
+            },
+            _ => None,
+        })
+    };
+    assert_eq!(id(None, "target=/a/b/").as_deref(), Some("/a/b"));
+    assert_eq!(id(Some(""), "target=/a,id=x").as_deref(), Some("x"));
+    assert_eq!(id(Some("ci"), "target=/a,id=x").as_deref(), Some("ci/x"));
+    assert_eq!(id(Some("ci/"), "target=/a").as_deref(), Some("ci/a"));
+}
+
+#[test]
+fn settings_of_buildkit_without_effect_are_told() {
+    let warnings = |name: &str| {
+        let mut request = request(&[]);
+        request.build_args.insert(name.to_owned(), "1".to_owned());
+        let graph =
+            plan_with("FROM busybox\nRUN x\n", &request).unwrap_or_else(|_| panic!("{name}"));
+        graph
+            .warnings
+            .into_iter()
+            .map(|warning| (warning.message, warning.help))
+            .collect::<Vec<_>>()
+    };
+    for name in ["BUILDKIT_MULTI_PLATFORM", "BUILDKIT_SANDBOX_HOSTNAM"] {
+        let [(message, help)] = &warnings(name)[..] else { panic!("{name}") };
+        assert!(message.contains(name), "{message}");
+        assert_eq!(help.is_none(), name == "BUILDKIT_SANDBOX_HOSTNAM");
+    }
+    for name in [
+        "BUILDKIT_SYNTAX",
+        "BUILDKIT_INLINE_CACHE",
+        "BUILDKIT_SANDBOX_HOSTNAME",
+        "BUILDKIT_CACHE_MOUNT_NS",
+    ] {
+        assert!(warnings(name).is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn the_result_is_edited_and_steps_are_not() {
+    let mut request = request(&[]);
+    request.edits = Edits {
+        env: BTreeMap::from([("A".into(), "2".into()), ("NEW".into(), "n".into())]),
+        unset_env: vec!["B".into(), "PATH".into()],
+        unset_labels: vec!["l".into()],
+    };
+    request.labels = BTreeMap::from([("m".to_owned(), "2".to_owned())]);
+    let text = "FROM scratch\nENV A=1 B=1 BB=1\nLABEL l=1 m=1\nRUN x\n";
+    let graph = plan_with(text, &request).unwrap_or_else(|_| panic!("{text}"));
+    let config = &graph.outputs[0].config.config;
+    assert_eq!(config.env, ["A=2", "BB=1", "NEW=n"]);
+    assert_eq!(config.labels, BTreeMap::from([("m".to_owned(), "2".to_owned())]));
+    let seen = graph.nodes.iter().find_map(|node| match &node.op {
+        Op::Run(run) => Some(run.env.iter().any(|(name, value)| name == "A" && value == "1")),
+        _ => None,
+    });
+    assert_eq!(seen, Some(true));
+}

@@ -38,6 +38,8 @@ mod debug;
 mod errors;
 /// --explain.
 mod explain;
+/// Flags of other builders.
+mod flags;
 /// FROM in all its forms.
 mod from;
 /// The harness itself.
@@ -78,5 +80,7 @@ mod reproducible;
 mod run;
 /// RUN --mount=type=ssh.
 mod ssh;
+/// What other builders got wrong, and no other story is about.
+mod traps;
 /// ENV and ARG.
 mod variables;

@@ -241,8 +241,11 @@ fn owner(
         group = read("/etc/group")?;
     }
     users::resolve(text, &passwd, &group).map_err(|error| {
-        Failure::new(Kind::Step, error.to_string())
-            .with_hint("create it in a RUN before, or give numbers: --chown=1000:1000")
+        Failure::new(Kind::Step, error.to_string()).with_hint(match tree.layers().is_empty() {
+            // So it is below a COPY --link, whatever the image holds.
+            true => "give numbers, as --chown=1000:1000: there is no image to look names up in",
+            false => "create it in a RUN before, or give numbers: --chown=1000:1000",
+        })
     })
 }
 
