@@ -5,9 +5,10 @@
 //! | module | what lives there | may use |
 //! |---|---|---|
 //! | `main.rs` | argv → exit code; becomes the sandbox child when re-executed as one | cli, sandbox |
-//! | [`cli`] | one file a subcommand; the only reader of env, `$HOME`, cwd | ui, build, graph, context, remote, transport, registry, store, sandbox, layer, oci, dockerfile |
+//! | [`attest`] | provenance and SBOMs as in-toto statements. Pure | graph (redaction), dockerfile (names of secrets), oci |
+//! | [`cli`] | one file a subcommand; the only reader of env, `$HOME`, cwd | ui, build, attest, graph, context, remote, transport, registry, store, sandbox, layer, oci, dockerfile |
 //! | [`ui`] | build events → tty list, plain lines, JSON lines; diagnostics with excerpts | build (events only), dockerfile (diagnostics), oci |
-//! | [`build`] | the conductor: scheduler, cancel, one file a step kind; cache, packing | graph, dockerfile, context, remote, sandbox, snapshot, store, transport, layer, oci |
+//! | [`build`] | the conductor: scheduler, cancel, one file a step kind; cache, packing | attest, graph, dockerfile, context, remote, sandbox, snapshot, store, transport, layer, oci |
 //! | [`dockerfile`] | bytes → (Dockerfile, diagnostics). Pure | - |
 //! | [`graph`] | Dockerfile + targets + platforms → step graph; keys. Pure | dockerfile, oci |
 //! | [`context`] | the build context: ignore rules, listing, content digests, stat cache | layer, oci, sys |
@@ -23,6 +24,7 @@
 //!
 //! Pure means: no file system, no environment, no clock, no threads of its own, no sys.
 
+pub mod attest;
 pub mod build;
 pub mod cli;
 pub mod context;

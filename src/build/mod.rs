@@ -14,6 +14,7 @@
 //! | `image.rs` | configs, manifests and the index of the results |
 //! | `rootfs.rs` | results as files: `type=local`, `type=tar` |
 //! | `shell.rs` | a shell in the root file system of a step |
+//! | `attest.rs` | provenance and SBOMs of the results |
 //! | `advice.rs`, `waste.rs`, `leak.rs` | checks that need the context, a platform or a layer |
 //! | `explain.rs` | why a step was not cached |
 //! | `preview.rs` | what a build would do |
@@ -22,6 +23,7 @@
 //! Start reading at [`Build::run`].
 
 pub mod advice;
+pub mod attest;
 pub mod bases;
 pub mod cache;
 pub mod carried;

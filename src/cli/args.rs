@@ -208,7 +208,35 @@ pub struct BuildArgs {
     #[command(flatten)]
     pub edits: EditArgs,
     #[command(flatten)]
+    pub attest: AttestArgs,
+    #[command(flatten)]
     pub refused: RefusedArgs,
+}
+
+/// What is stated about the image.
+#[derive(Debug, Args, Default)]
+pub struct AttestArgs {
+    /// Attest how the image was made (SLSA provenance v1): true, false, mode=min, mode=max
+    #[arg(long, value_name = "OPTIONS", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub provenance: Option<String>,
+    /// Attest what is in the image (SPDX 2.3): true, false
+    #[arg(long, value_name = "BOOLEAN", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub sbom: Option<String>,
+    /// The same in one flag (repeatable): type=provenance,mode=max or type=sbom
+    #[arg(long, value_name = "TYPE")]
+    pub attest: Vec<String>,
+    /// How attestations are attached [default: index, as buildx does]
+    #[arg(long, value_name = "HOW")]
+    pub attach: Option<AttachArg>,
+}
+
+/// `--attach`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AttachArg {
+    /// Entries of the index, of the platform unknown/unknown
+    Index,
+    /// OCI 1.1 referrers; the image itself stays as it is without them
+    Referrers,
 }
 
 /// What steps may use; needs a control group (v2) that is delegated to the user.
@@ -269,12 +297,6 @@ pub struct EditArgs {
 /// Flags of buildx that are known and not supported yet.
 #[derive(Debug, Args)]
 pub struct RefusedArgs {
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
-    pub provenance: Option<Option<String>>,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
-    pub sbom: Option<Option<String>>,
-    #[arg(long, hide = true)]
-    pub attest: Vec<String>,
     #[arg(long, hide = true)]
     pub builder: Option<String>,
 }
@@ -341,6 +363,9 @@ pub enum PlanFormat {
 pub struct PushArgs {
     /// Image of the store; its name says which registry it goes to
     pub name: String,
+    /// Take along what refers to the image: signatures, SBOMs (OCI 1.1 referrers)
+    #[arg(long)]
+    pub referrers: bool,
     /// Show no progress; print only the result
     #[arg(short, long)]
     pub quiet: bool,

@@ -29,7 +29,7 @@ use super::options;
 use super::output;
 use super::report::{Exit, Report, Result};
 use super::sources::{self, Main, Opened};
-use super::{call, edit, plan, privilege};
+use super::{attest, call, edit, plan, privilege};
 
 /// Shows what checks of layers found, and says whether that is an error.
 type Judge<'a> = &'a dyn Fn(Vec<Diagnostic>) -> Result<()>;
@@ -96,6 +96,8 @@ fn run_build(args: &BuildArgs, env: &Environment, goal: Goal<'_>) -> Result<()> 
     let platforms = options::platforms(&args.platform, &host)?;
     let cache_from = cache::sources(&args.cache_from)?;
     let mounts = cache::mounts(&args.cache_mount)?;
+    let attestations = attest::wanted(&args.attest)?;
+    attest::check_outputs(&attestations, &outputs)?;
     let lookup = |name: &str| env.variable(name);
     let mut build_args = edit::build_arg_files(&args.edits, &env.cwd, &lookup)?;
     build_args.extend(options::build_args(&args.build_arg, &lookup)?);
@@ -258,7 +260,9 @@ fn run_build(args: &BuildArgs, env: &Environment, goal: Goal<'_>) -> Result<()> 
     }
     let (push, load, shell) = (args.push, args.load, shell.is_some());
     let plan = Plan { platforms, tags, outputs, annotations, epoch, push, load, shell };
-    let result = build_and_export(env, &build, &graph, &plan, &judge, &client);
+    let text = &parsed.dockerfile.source;
+    let asked = attest::asked(attestations, args, &request, &main, &source, text, plan.names());
+    let result = build_and_export(env, &build, &graph, &plan, &asked, &judge, &client);
     progress.end();
     if args.explain {
         env.say(&build.explain.text(&graph));
@@ -413,6 +417,7 @@ fn build_and_export(
     build: &Build<'_>,
     graph: &Graph,
     plan: &Plan,
+    asked: &attest::Asked<'_>,
     judge: Judge<'_>,
     client: &Arc<crate::registry::Client>,
 ) -> Result<Option<Product>> {
@@ -433,7 +438,7 @@ fn build_and_export(
         crate::build::shell::open(&conductor, output.node, &output.config, term.as_deref())?;
         return Ok(None);
     }
-    export_all(env, &conductor, plan, client, loader)
+    export_all(env, &conductor, plan, asked, client, loader)
 }
 
 /// Tells the result: files that were asked for, and one line on standard output.

@@ -9,16 +9,18 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::attest::Attached;
 use crate::build::conductor::Conductor;
 use crate::build::event::{Event, Work};
 use crate::build::image::{Annotation, Product, Recipe};
 use crate::build::layers::BlobForm;
 use crate::build::rootfs;
 use crate::layer::compress::Compression;
-use crate::oci::{Platform, Reference};
+use crate::oci::{Descriptor, Digest, Platform, Reference};
 use crate::registry::Client;
-use crate::transport::{self, Sink, remote::RegistrySink, stored::StoreSource};
+use crate::transport::{self, CopyOptions, Sink, remote::RegistrySink, stored::StoreSource};
 
+use super::attest::{self, Asked};
 use super::environment::Environment;
 use super::load::Loader;
 use super::output::{Output, OutputKind};
@@ -92,24 +94,40 @@ impl Plan {
     }
 }
 
+/// An image, and what refers to it without being a part of it.
+#[derive(Clone)]
+struct Made {
+    product: Product,
+    referrers: Vec<Attached>,
+}
+
+impl Made {
+    fn referrers(&self) -> Vec<(Digest, Descriptor)> {
+        self.referrers.iter().map(|one| (one.subject, one.descriptor.clone())).collect()
+    }
+}
+
 /// Makes and writes all outputs; gives the image that the user is told of.
 pub fn export_all(
     env: &Environment,
     conductor: &Conductor<'_>,
     plan: &Plan,
+    asked: &Asked<'_>,
     client: &Arc<Client>,
     loader: Option<Loader>,
 ) -> Result<Option<Product>> {
     let build = conductor.build;
-    let mut made: Vec<(Recipe, Product)> = Vec::new();
-    let mut make = |recipe: Option<Recipe>| -> Result<Option<Product>> {
+    let mut made: Vec<(Recipe, Made)> = Vec::new();
+    let mut make = |recipe: Option<Recipe>| -> Result<Option<Made>> {
         let Some(recipe) = recipe else { return Ok(None) };
-        if let Some((_, product)) = made.iter().find(|(known, _)| *known == recipe) {
-            return Ok(Some(product.clone()));
+        if let Some((_, whole)) = made.iter().find(|(known, _)| *known == recipe) {
+            return Ok(Some(whole.clone()));
         }
         let product = build.product(conductor, &recipe)?;
-        made.push((recipe, product.clone()));
-        Ok(Some(product))
+        let (product, referrers) = asked.attach(conductor, product, recipe.form)?;
+        let whole = Made { product, referrers };
+        made.push((recipe, whole.clone()));
+        Ok(Some(whole))
     };
     let stored = make(plan.stored())?;
     let mut outputs = Vec::new();
@@ -125,40 +143,45 @@ pub fn export_all(
     let (registries, files): (Vec<_>, Vec<_>) = outputs
         .iter()
         .partition(|(_, output, _)| matches!(output.kind, OutputKind::Registry { .. }));
-    for (number, output, product) in files {
-        export(env, conductor, plan, output, product.as_ref(), first + number)?;
+    for (number, output, made) in files {
+        export(env, conductor, plan, output, made.as_ref(), first + number)?;
     }
-    if let Some(product) = &stored {
-        name(conductor, &plan.tags, product)?;
+    if let Some(made) = &stored {
+        name(conductor, &plan.tags, made)?;
         if let Some(loader) = loader {
             build.watch.rest();
-            loader.load(build.store, &product.root, &plan.tags)?;
+            loader.load(build.store, &made.product.root, &plan.tags)?;
         }
         if plan.push {
+            let referrers = !made.referrers.is_empty();
             for tag in &plan.tags {
-                super::push::push(env, build.store, client, tag, build.watch)?;
+                super::push::push(env, build.store, client, tag, referrers, build.watch)?;
             }
         }
     }
-    for (number, output, product) in registries {
-        let Some(product) = product else { continue };
+    for (number, output, made) in registries {
+        let Some(made) = made else { continue };
         let names = output.names.as_deref().unwrap_or(&plan.tags);
         let by_digest = output.kind == OutputKind::Registry { by_digest: true };
-        push(conductor, client, names, by_digest, product, first + number)?;
+        push(conductor, client, names, by_digest, made, first + number)?;
     }
     let first_made = outputs.into_iter().min_by_key(|(number, ..)| *number);
-    Ok(stored.or(first_made.and_then(|(.., product)| product)))
+    Ok(stored.or(first_made.and_then(|(.., made)| made)).map(|made| made.product))
 }
 
 /// Gives an image its names in the store.
-fn name(conductor: &Conductor<'_>, names: &[Reference], product: &Product) -> Result<()> {
+fn name(conductor: &Conductor<'_>, references: &[Reference], made: &Made) -> Result<()> {
+    let root = &made.product.root;
     let names: Vec<(String, crate::oci::Descriptor)> =
-        names.iter().map(|name| (name.to_string(), product.root.clone())).collect();
+        references.iter().map(|name| (name.to_string(), root.clone())).collect();
     if names.is_empty() {
         return Ok(());
     }
     let images = conductor.build.store.images();
-    images.set(&names).map_err(|error| Report::of(Exit::Damaged, "cannot name the image", &error))
+    images
+        .set(&names)
+        .map_err(|error| Report::of(Exit::Damaged, "cannot name the image", &error))?;
+    attest::keep(conductor.build.store, references, &made.referrers)
 }
 
 /// Tells the watcher of one step around some work.
@@ -189,9 +212,10 @@ fn push(
     client: &Arc<Client>,
     names: &[Reference],
     by_digest: bool,
-    product: &Product,
+    made: &Made,
     step: usize,
 ) -> Result<()> {
+    let product = &made.product;
     let mut repositories: BTreeMap<String, Vec<Reference>> = BTreeMap::new();
     for name in names {
         repositories.entry(name.name()).or_default().push(name.clone());
@@ -218,7 +242,8 @@ fn push(
             report.hints.extend(error.hint());
             report
         };
-        let source = StoreSource::rooted(conductor.build.store, &product.root);
+        let source = StoreSource::rooted(conductor.build.store, &product.root)
+            .with_referrers(&made.referrers());
         let mut sinks = Vec::new();
         let several = repositories.len() > 1;
         let mut before: Option<&Reference> = None;
@@ -230,7 +255,8 @@ fn push(
             }
             before = Some(first);
             let tags: &[Reference] = if several || by_digest { &[] } else { names };
-            transport::copy(&source, &sink, tags, JOBS, &progress).map_err(failed)?;
+            let options = CopyOptions { jobs: JOBS, referrers: !made.referrers.is_empty() };
+            transport::copy_with(&source, &sink, tags, options, &progress).map_err(failed)?;
             sinks.push((sink, names));
         }
         if several && !by_digest {
@@ -248,7 +274,7 @@ fn export(
     conductor: &Conductor<'_>,
     plan: &Plan,
     output: &Output,
-    product: Option<&Product>,
+    made: Option<&Made>,
     step: usize,
 ) -> Result<()> {
     let dest = env.cwd.join(&output.dest);
@@ -262,16 +288,17 @@ fn export(
             OutputKind::OciDir => transport::Target::OciDir(dest.clone()),
             OutputKind::OciArchive => transport::Target::OciArchive(dest.clone()),
             OutputKind::DockerArchive => transport::Target::DockerArchive(dest.clone()),
-            _ => match product {
-                Some(product) => return name(conductor, names, product),
+            _ => match made {
+                Some(made) => return name(conductor, names, made),
                 None => return export_files(env, conductor, plan, output, &dest),
             },
         };
-        let product = product.ok_or_else(|| {
+        let made = made.ok_or_else(|| {
             Report::new(Exit::Damaged, "an output was written before its image was made")
         })?;
         let out = env.stdout_of(&output.dest);
-        transport::export(conductor.build.store, &product.root, names, &target, out)
+        let (store, root) = (conductor.build.store, &made.product.root);
+        transport::export_with(store, root, &made.referrers(), names, &target, out)
             .map_err(|error| Report::of(Exit::Damaged, &format!("cannot write {shown}"), &error))
     })
 }

@@ -5,6 +5,7 @@
 //! else.
 
 pub mod args;
+mod attest;
 mod build;
 mod cache;
 mod call;

@@ -339,23 +339,10 @@ pub fn network(mode: NetworkMode) -> Network {
 
 /// Refuses what buildx has and lapstrake does not yet.
 pub fn refuse(args: &BuildArgs) -> Result<()> {
-    let RefusedArgs { provenance, sbom, attest, builder } = &args.refused;
-    let off = |value: &Option<Option<String>>| {
-        matches!(value, None | Some(Some(_)))
-            && value.as_ref().is_none_or(|value| {
-                value.as_deref().is_some_and(|value| matches!(value, "false" | "0"))
-            })
-    };
-    let refused: [(bool, &str, &str); 4] = [
-        (!off(provenance), "--provenance", "leave it out: no attestation is made"),
-        (!off(sbom), "--sbom", "leave it out: no attestation is made"),
-        (!attest.is_empty(), "--attest", "leave it out: no attestation is made"),
-        (builder.is_some(), "--builder", "leave it out: there is no daemon to choose"),
-    ];
-    for (given, flag, way_out) in refused {
-        if given {
-            return Err(Report::usage(format!("{flag} is not supported yet")).with_hint(way_out));
-        }
+    let RefusedArgs { builder } = &args.refused;
+    if builder.is_some() {
+        return Err(Report::usage("--builder is not supported yet")
+            .with_hint("leave it out: there is no daemon to choose"));
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use crate::build::event::{Event, Watch, Work};
 use crate::oci::Reference;
 use crate::registry::Client;
 use crate::store::Store;
-use crate::transport::{self, remote::RegistrySink};
+use crate::transport::{self, CopyOptions, remote::RegistrySink};
 use crate::ui::progress::{Progress, Style};
 
 use super::args::PushArgs;
@@ -25,19 +25,21 @@ pub fn run(args: &PushArgs, env: &Environment) -> Result<()> {
     let (reference, _) = images::find(&store, &args.name)?;
     let style = if args.quiet { Style::Quiet } else { Style::Auto };
     let progress = Progress::new(style, !env.colour);
-    let pushed = push(env, &store, &client, &reference, &progress);
+    let pushed = push(env, &store, &client, &reference, args.referrers, &progress);
     progress.end();
     let digest = pushed?;
     env.print(&format!("{}@{digest}\n", reference.familiar()));
     Ok(())
 }
 
-/// Sends an image of the store to the registry that its name says. Gives its digest.
+/// Sends an image of the store to the registry that its name says, and what refers to it if asked.
+/// Gives its digest.
 pub fn push(
     env: &Environment,
     store: &Store,
     client: &Arc<Client>,
     reference: &Reference,
+    referrers: bool,
     watch: &dyn Watch,
 ) -> Result<crate::oci::Digest> {
     // Steps of a build are numbered from 0; this is none of them.
@@ -57,7 +59,8 @@ pub fn push(
     let progress = |item: &str, done: u64, total: Option<u64>| {
         watch.event(Event::Progress { step, item: item.to_owned(), done, total });
     };
-    match transport::copy(source.as_ref(), &sink, names, JOBS, &progress) {
+    let options = CopyOptions { jobs: JOBS, referrers };
+    match transport::copy_with(source.as_ref(), &sink, names, options, &progress) {
         Ok(copied) => {
             watch.event(Event::Finished { step, took: started.elapsed() });
             Ok(copied.root.digest)

@@ -13,6 +13,8 @@ pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
 pub const IMAGE_NAME: &str = "io.containerd.image.name";
 /// Annotation by which BuildKit marks attestation manifests.
 pub const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
+/// Annotation by which an attestation of BuildKit names its image.
+pub const REFERENCE_DIGEST: &str = "vnd.docker.reference.digest";
 
 /// Names some bytes by media type, digest and size.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -147,6 +147,21 @@ impl Remotes {
         })
     }
 
+    /// Gives algorithm and digest (in hex) of a source that this build has looked at: of a file, or
+    /// of a commit.
+    pub fn known(&self, remote: &Remote) -> Option<(&'static str, String)> {
+        [Origin::Source(remote.clone()), Origin::Context(remote.clone())].iter().find_map(
+            |origin| {
+                let slot = self.slot(origin);
+                let slot = lock(&slot);
+                match slot.found.as_ref()? {
+                    Found::File(file) => Some(("sha256", file.content.hex().to_string())),
+                    Found::Commit(commit) => Some(("sha1", commit.id().to_owned())),
+                }
+            },
+        )
+    }
+
     /// Gives the files of a source, fetching what is not here.
     pub fn context(&self, origin: &Origin, progress: Progress<'_>) -> Result<Arc<Context>> {
         let slot = self.slot(origin);

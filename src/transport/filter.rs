@@ -14,8 +14,7 @@ use crate::oci::{
     Descriptor, Digest, Document, ImageConfig, Index, Manifest, Platform, Reference, media_type,
 };
 
-/// Annotation by which an attestation of BuildKit names its image.
-pub const REFERENCE_DIGEST: &str = "vnd.docker.reference.digest";
+pub use crate::oci::descriptor::REFERENCE_DIGEST;
 
 /// Some platforms of a source.
 pub struct Filtered {

@@ -257,7 +257,19 @@ pub fn export(
     target: &Target,
     out: Option<Box<dyn Write + Send>>,
 ) -> Result<()> {
-    let source = stored::StoreSource::rooted(store, root);
+    export_with(store, root, &[], names, target, out)
+}
+
+/// The same with artifacts of the store that refer to it: what each is about, and its manifest.
+pub fn export_with(
+    store: &Store,
+    root: &Descriptor,
+    referrers: &[(Digest, Descriptor)],
+    names: &[Reference],
+    target: &Target,
+    out: Option<Box<dyn Write + Send>>,
+) -> Result<()> {
+    let source = stored::StoreSource::rooted(store, root).with_referrers(referrers);
     let docker = matches!(target, Target::DockerArchive(_));
     let sink: Box<dyn Sink> = match (target, out) {
         (Target::OciDir(path), _) => Box::new(layout::LayoutSink::create(path)?),
@@ -269,6 +281,7 @@ pub fn export(
         }
     };
     // Files are linked or copied; more than two at once only fight for the disk.
-    copy(&source, sink.as_ref(), names, 2, &|_, _, _| {})?;
+    let options = CopyOptions { jobs: 2, referrers: !referrers.is_empty() };
+    copy_with(&source, sink.as_ref(), names, options, &|_, _, _| {})?;
     Ok(())
 }

@@ -22,6 +22,8 @@ pub struct StoreSource {
     root: Descriptor,
     name: String,
     repository: Option<Reference>,
+    /// Artifacts that no name leads to yet, with what they are about.
+    referrers: Vec<(Digest, Descriptor)>,
 }
 
 /// Brings an image into the store.
@@ -36,7 +38,20 @@ impl StoreSource {
     /// Names the image with this root.
     pub fn rooted(store: &Store, root: &Descriptor) -> StoreSource {
         let name = root.digest.to_string();
-        StoreSource { store: store.clone(), root: root.clone(), name, repository: None }
+        StoreSource {
+            store: store.clone(),
+            root: root.clone(),
+            name,
+            repository: None,
+            referrers: Vec::new(),
+        }
+    }
+
+    /// Takes artifacts along that no name leads to yet, with what they are about.
+    #[must_use]
+    pub fn with_referrers(mut self, referrers: &[(Digest, Descriptor)]) -> StoreSource {
+        self.referrers = referrers.to_vec();
+        self
     }
 
     /// Finds an image by name or digest. An index.json that cannot be read has none.
@@ -61,7 +76,7 @@ impl StoreSource {
             }
         };
         let repository = Some(reference.clone());
-        Some(StoreSource { store: store.clone(), root, name, repository })
+        Some(StoreSource { store: store.clone(), root, name, repository, referrers: Vec::new() })
     }
 
     fn open(&self, descriptor: &Descriptor, what: &'static str) -> Result<std::fs::File> {
@@ -101,7 +116,10 @@ impl Source for StoreSource {
 
     /// Artifacts lie under the tag that registries without the referrers API have them under.
     fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>> {
-        let Some(repository) = &self.repository else { return Ok(Vec::new()) };
+        let Some(repository) = &self.repository else {
+            let own = self.referrers.iter().filter(|(about, _)| about == subject);
+            return Ok(own.map(|(_, descriptor)| descriptor.clone()).collect());
+        };
         let tag = referrers_tag(subject);
         let name = Reference { digest: None, ..repository.clone() }.with_tag(&tag);
         match StoreSource::named(&self.store, &name) {

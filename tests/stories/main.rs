@@ -16,6 +16,8 @@ mod add;
 mod add_git;
 /// ADD of URLs.
 mod add_url;
+/// Provenance and SBOMs.
+mod attest;
 /// Cache: what hits, what misses, what resumes.
 mod cache;
 /// Caches that machines share.
