@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | `main.rs` | argv → exit code; becomes the sandbox child when re-executed as one | cli, sandbox |
 //! | [`attest`] | provenance and SBOMs as in-toto statements. Pure | graph (redaction), dockerfile (names of secrets), oci |
-//! | [`cli`] | one file a subcommand; the only reader of env, `$HOME`, cwd | ui, build, attest, graph, context, remote, transport, registry, store, sandbox, layer, oci, dockerfile |
+//! | [`cli`] | one file a subcommand; the only reader of env, `$HOME`, cwd | ui, build, attest, task, graph, context, remote, transport, registry, store, sandbox, layer, oci, dockerfile |
 //! | [`ui`] | build events → tty list, plain lines, JSON lines; diagnostics with excerpts | build (events only), dockerfile (diagnostics), oci |
 //! | [`build`] | the conductor: scheduler, cancel, one file a step kind; cache, packing | attest, graph, dockerfile, context, remote, sandbox, snapshot, store, transport, layer, oci |
 //! | [`dockerfile`] | bytes → (Dockerfile, diagnostics). Pure | - |
@@ -20,6 +20,7 @@
 //! | [`registry`] | the distribution protocol over HTTP | oci |
 //! | [`remote`] | URLs, Git repositories and archives as directories, for ADD and contexts | graph (names and keys), context, snapshot, registry, store, layer, oci, sys |
 //! | [`store`] | state on disk: blobs, Tocs, step records, cache mounts, locks, gc | layer, oci, sys |
+//! | [`task`] | tasks of Azure Container Registry: reading them. Pure | - |
 //! | [`sys`] | every system call, thin wrappers. The only `unsafe` | - |
 //!
 //! Pure means: no file system, no environment, no clock, no threads of its own, no sys.
@@ -38,5 +39,6 @@ pub mod sandbox;
 pub mod snapshot;
 pub mod store;
 pub mod sys;
+pub mod task;
 pub mod transport;
 pub mod ui;

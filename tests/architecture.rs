@@ -292,7 +292,7 @@ fn printing_exit_and_environment_belong_to_the_edge() {
 
 #[test]
 fn pure_modules_touch_nothing() {
-    let pure = ["attest", "dockerfile", "graph", "layer", "oci"];
+    let pure = ["attest", "dockerfile", "graph", "layer", "oci", "task"];
     forbid(
         &[
             "std::fs",

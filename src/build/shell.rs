@@ -249,6 +249,82 @@ pub fn open(
     place.open(session, &build.options, staging.path(), term, build.cancel)
 }
 
+/// A program to run in an image, as `docker run` would.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Execute {
+    /// In place of the image's entry point and command.
+    pub entry_point: Option<String>,
+    /// Arguments; without any, the image's command.
+    pub args: Vec<String>,
+    /// `NAME=value`, besides the image's.
+    pub env: Vec<String>,
+    /// In place of the image's working directory.
+    pub cwd: Option<String>,
+    /// In place of the image's user.
+    pub user: Option<String>,
+    /// Mounted in this order.
+    pub mounts: Vec<sandbox::Mount>,
+}
+
+impl Execute {
+    /// Gives the whole command line.
+    fn command(&self, runtime: &crate::oci::config::RuntimeConfig) -> Vec<String> {
+        let mut out = match &self.entry_point {
+            Some(entry) => vec![entry.clone()],
+            None => runtime.entrypoint.clone().unwrap_or_default(),
+        };
+        match (self.args.is_empty(), &self.entry_point) {
+            (true, None) => out.extend(runtime.cmd.clone().unwrap_or_default()),
+            _ => out.extend(self.args.iter().cloned()),
+        }
+        out
+    }
+}
+
+/// Runs a program in what a node has become. What it changes is lost, but for what is mounted.
+pub fn execute(
+    conductor: &Conductor<'_>,
+    output: &graph::Output,
+    execute: &Execute,
+    on_output: &mut dyn FnMut(sandbox::Stream, &[u8]),
+) -> Result<RunOutcome, Failure> {
+    let (outcome, session) = match (conductor.outcome(output.node), conductor.layers.session()) {
+        (Some(outcome), Some(session)) => (outcome, session),
+        _ => return Err(Failure::new(Kind::Store, "a program was started before its image")),
+    };
+    let build = conductor.build;
+    let staging = build
+        .store
+        .trees()
+        .staging()
+        .map_err(|error| Failure::of(Kind::Store, "cannot prepare a program", &error))?;
+    let tree = conductor.layers.tree(&outcome.layers)?;
+    let lowers =
+        steps::run::directories(conductor, session, &outcome.layers, &tree, staging.path())?;
+    let runtime = &output.config.config;
+    let args = execute.command(runtime);
+    if args.is_empty() {
+        return Err(Failure::new(Kind::Step, "the image has no command, and none was given"));
+    }
+    let mut env = runtime.env.clone();
+    for variable in &execute.env {
+        let name = variable.split_once('=').map_or(variable.as_str(), |(name, _)| name);
+        env.retain(|known| known.split_once('=').map(|(known, _)| known) != Some(name));
+        env.push(variable.clone());
+    }
+    let place = Place {
+        lowers,
+        env,
+        cwd: execute.cwd.clone().unwrap_or_else(|| runtime.working_dir.clone()),
+        user: execute.user.clone().unwrap_or_else(|| runtime.user.clone()),
+        shell: None,
+    };
+    let mut spec = place.spec(&build.options, staging.path())?;
+    spec.args = args;
+    spec.mounts.extend(execute.mounts.iter().cloned());
+    session.run(&spec, on_output, build.cancel).map_err(|error| steps::run::sandbox_failure(&error))
+}
+
 /// A root file system to open a shell in.
 pub struct Place {
     /// Directories of its layers, bottom first.
@@ -300,6 +376,12 @@ impl Place {
         term: Option<&str>,
         cancel: &sandbox::Cancel,
     ) -> Result<RunOutcome, Failure> {
+        let shell = self.shell.clone();
+        converse(session, self.spec(options, staging)?, shell, term, cancel)
+    }
+
+    /// Says how a program is run in it, but for the program itself.
+    fn spec(self, options: &Options, staging: &Path) -> Result<RunSpec, Failure> {
         let place = |name: &str| -> Result<PathBuf, Failure> {
             let path = staging.join(name);
             std::fs::create_dir(&path)
@@ -321,6 +403,6 @@ impl Place {
         spec.shm_size = options.shm_size;
         spec.limits = options.limits.clone();
         spec.mounts = steps::run::name_files(options);
-        converse(session, spec, self.shell, term, cancel)
+        Ok(spec)
     }
 }

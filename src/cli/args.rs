@@ -67,6 +67,62 @@ pub enum Command {
     Plan(Box<PlanArgs>),
     /// Load an image into Docker or Podman
     Load(Box<LoadArgs>),
+    /// Run multi-step tasks of Azure Container Registry on this machine
+    Task(Box<TaskArgs>),
+}
+
+/// `lapstrake task`
+#[derive(Debug, Args)]
+pub struct TaskArgs {
+    #[command(subcommand)]
+    pub command: TaskCommand,
+}
+
+/// `lapstrake task …`
+#[derive(Debug, Subcommand)]
+pub enum TaskCommand {
+    /// Run a task file (acr-task.yaml)
+    Run(Box<TaskRunArgs>),
+    /// Run one image of a task; a part of `task run`
+    #[command(hide = true)]
+    Exec,
+}
+
+/// `lapstrake task run`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Steps see CONTEXT as /workspace and may change it. `cmd: docker manifest …` works on the store;\nother commands are images that run in the sandbox, as the steps of a build do.\n\nExample:\n  lapstrake task run acr-task.yaml . --registry registry.example --set tag=v1"
+)]
+pub struct TaskRunArgs {
+    /// The task; - reads standard input
+    #[arg(value_name = "FILE")]
+    pub file: String,
+    /// Directory that steps share [default: .]
+    #[arg(value_name = "CONTEXT")]
+    pub context: Option<PathBuf>,
+    /// What {{.Run.Registry}} is
+    #[arg(long = "registry", value_name = "NAME")]
+    pub registry_name: Option<String>,
+    /// Value of {{.Values.NAME}} (repeatable)
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub set: Vec<String>,
+    /// The same for {{.Values.NAME}} and {{.Secrets.NAME}}, never shown (repeatable)
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub set_secret: Vec<String>,
+    /// Values in YAML
+    #[arg(long, value_name = "FILE")]
+    pub values: Option<PathBuf>,
+    /// What {{.Run.ID}} is [default: a new one]
+    #[arg(long, value_name = "ID")]
+    pub run_id: Option<String>,
+    /// What {{.Run.Commit}} is [default: the checkout's]
+    #[arg(long, value_name = "COMMIT")]
+    pub commit: Option<String>,
+    /// What {{.Run.Branch}} is [default: the checkout's]
+    #[arg(long, value_name = "BRANCH")]
+    pub branch: Option<String>,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
 }
 
 /// `lapstrake build`

@@ -8,7 +8,7 @@ use crate::build::advice::Checks;
 use crate::build::bases::{Bases, Pull as PullPolicy};
 use crate::build::explain::Explain;
 use crate::build::image::Product;
-use crate::build::shell::{OnError, Wreck};
+use crate::build::shell::{Execute, OnError, Wreck};
 use crate::build::{Build, Options};
 use crate::dockerfile::{self, Diagnostic, LineIndex};
 use crate::graph::{self, Graph, Request, ResolveExit};
@@ -57,6 +57,11 @@ pub fn run_shell(stage: &str, args: &BuildArgs, env: &Environment) -> Result<()>
     run_build(args, env, Goal::Shell(stage))
 }
 
+/// Runs a program in the image that a Dockerfile makes; nothing is made of it.
+pub fn run_execute(execute: &Execute, args: &BuildArgs, env: &Environment) -> Result<()> {
+    run_build(args, env, Goal::Execute(execute))
+}
+
 /// Shows what a build would do.
 pub fn run_plan(args: &PlanArgs, env: &Environment) -> Result<()> {
     if args.build.explain {
@@ -67,11 +72,13 @@ pub fn run_plan(args: &PlanArgs, env: &Environment) -> Result<()> {
 }
 
 /// What a build is for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 enum Goal<'a> {
     Image,
     /// A shell in a stage.
     Shell(&'a str),
+    /// A program in the last stage.
+    Execute(&'a Execute),
     /// To be shown only.
     Plan(PlanFormat),
 }
@@ -79,6 +86,8 @@ enum Goal<'a> {
 fn run_build(args: &BuildArgs, env: &Environment, goal: Goal<'_>) -> Result<()> {
     let shell = match goal {
         Goal::Shell(stage) => Some(stage),
+        // A step of a task has one stage.
+        Goal::Execute(_) => Some("0"),
         _ => None,
     };
     options::refuse(args)?;
@@ -262,7 +271,7 @@ fn run_build(args: &BuildArgs, env: &Environment, goal: Goal<'_>) -> Result<()> 
     let plan = Plan { platforms, tags, outputs, annotations, epoch, push, load, shell };
     let text = &parsed.dockerfile.source;
     let asked = attest::asked(attestations, args, &request, &main, &source, text, plan.names());
-    let result = build_and_export(env, &build, &graph, &plan, &asked, &judge, &client);
+    let result = build_and_export(env, &build, &graph, &plan, &asked, goal, &judge, &client);
     progress.end();
     if args.explain {
         env.say(&build.explain.text(&graph));
@@ -412,12 +421,14 @@ fn hostname(args: &BuildArgs) -> Result<String> {
     Ok(name)
 }
 
+#[expect(clippy::too_many_arguments, reason = "what was gathered before the build, handed on once")]
 fn build_and_export(
     env: &Environment,
     build: &Build<'_>,
     graph: &Graph,
     plan: &Plan,
     asked: &attest::Asked<'_>,
+    goal: Goal<'_>,
     judge: Judge<'_>,
     client: &Arc<crate::registry::Client>,
 ) -> Result<Option<Product>> {
@@ -434,6 +445,9 @@ fn build_and_export(
         let output =
             graph.outputs.first().ok_or_else(|| Report::usage("there is no such stage"))?;
         build.watch.rest();
+        if let Goal::Execute(execute) = goal {
+            return super::task::in_image(&conductor, output, execute).map(|()| None);
+        }
         let term = env.variable("TERM");
         crate::build::shell::open(&conductor, output.node, &output.config, term.as_deref())?;
         return Ok(None);

@@ -32,6 +32,7 @@ pub mod report;
 mod shell;
 mod sources;
 mod storage;
+mod task;
 mod template;
 mod verify;
 
@@ -77,6 +78,7 @@ pub fn main() -> ExitCode {
         Command::Prune(args) => storage::prune(args, &env),
         Command::Doctor(args) => doctor::run(args, &env),
         Command::Shell(args) => shell::run(args, &env),
+        Command::Task(args) => task::run(args, &env),
         Command::Copy(args) => copy::copy(args, &env),
         Command::Pull(args) => copy::pull(args, &env),
         Command::Index(args) => index::run(args, &env),

@@ -8,7 +8,7 @@
 //! | `{{range .A}}…{{else}}…{{end}}`, `{{range $k, $v := .A}}` | once for each element |
 //! | `{{if …}}…{{else if …}}…{{else}}…{{end}}`, `{{with …}}…{{end}}` | by emptiness |
 //! | `{{$x := …}}` | a variable |
-//! | `len join split upper lower title trim printf println print slice eq ne lt le gt ge and or not` | functions |
+//! | `len join split upper lower title trim printf println print b64enc slice eq ne lt le gt ge and or not` | functions |
 //! | `{{-`, `-}}`, `{{/* */}}` | trimmed white space, comments |
 //!
 //! Values are JSON. Lists print as `[a b]` and objects as `map[k:v]`, as Go prints them.

@@ -84,5 +84,7 @@ mod run;
 mod ssh;
 /// What other builders got wrong, and no other story is about.
 mod traps;
+/// Tasks of Azure Container Registry.
+mod task;
 /// ENV and ARG.
 mod variables;

@@ -1,5 +1,6 @@
 //! The functions of templates, and how Go prints and weighs values.
 
+use base64::Engine as _;
 use serde_json::Value;
 
 use super::{Result, error};
@@ -99,6 +100,13 @@ pub(super) fn call(name: &str, arguments: Vec<Value>) -> Result<Value> {
                 }
             }
             .into()
+        }
+        "b64enc" => {
+            wants(1)?;
+            if arguments[0].is_null() {
+                return error("b64enc has no value to encode");
+            }
+            base64::engine::general_purpose::STANDARD.encode(text(0)).into()
         }
         "print" => arguments.iter().map(shown).collect::<String>().into(),
         "println" => (arguments.iter().map(shown).collect::<Vec<_>>().join(" ") + "\n").into(),
