@@ -82,9 +82,9 @@ mod reproducible;
 mod run;
 /// RUN --mount=type=ssh.
 mod ssh;
-/// What other builders got wrong, and no other story is about.
-mod traps;
 /// Tasks of Azure Container Registry.
 mod task;
+/// What other builders got wrong, and no other story is about.
+mod traps;
 /// ENV and ARG.
 mod variables;
