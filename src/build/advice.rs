@@ -23,24 +23,36 @@ use super::waste::Costs;
 /// Which checks are wanted, and what those of layers found.
 #[derive(Debug)]
 pub struct Checks<'a> {
-    dockerfile: &'a Dockerfile,
-    found: Mutex<Vec<Diagnostic>>,
+    dockerfiles: Vec<&'a Dockerfile>,
+    found: Mutex<Vec<(usize, Diagnostic)>>,
 }
 
 impl<'a> Checks<'a> {
     /// Takes the file that is built, whose directives choose.
     pub fn new(dockerfile: &'a Dockerfile) -> Checks<'a> {
-        Checks { dockerfile, found: Mutex::default() }
+        Checks::several(vec![dockerfile])
+    }
+
+    /// Takes the files that are built together, by the number of their part.
+    pub fn several(dockerfiles: Vec<&'a Dockerfile>) -> Checks<'a> {
+        Checks { dockerfiles, found: Mutex::default() }
+    }
+
+    fn instruction(&self, node: &Node) -> Option<&'a Instruction> {
+        self.dockerfiles.get(node.part).and_then(|dockerfile| instruction_of(dockerfile, node))
     }
 
     /// Says whether a check is wanted for a step.
     pub fn allow(&self, rule: Rule, node: &Node) -> bool {
-        self.dockerfile.allows(rule, instruction_of(self.dockerfile, node))
+        self.dockerfiles
+            .get(node.part)
+            .is_none_or(|dockerfile| dockerfile.allows(rule, self.instruction(node)))
     }
 
     /// Says whether an ARG declares a variable, anywhere in the file.
     pub fn is_arg(&self, name: &str) -> bool {
-        self.dockerfile.instructions.iter().any(|instruction| match &instruction.command {
+        let mut all = self.dockerfiles.iter().flat_map(|dockerfile| &dockerfile.instructions);
+        all.any(|instruction| match &instruction.command {
             Command::Arg(definitions) => definitions.iter().any(|arg| arg.name.text == name),
             _ => false,
         })
@@ -49,23 +61,27 @@ impl<'a> Checks<'a> {
     /// Takes what was found in the layer of a step. Of several platforms the first is told.
     pub fn add(&self, node: &Node, costs: &Costs) {
         let mut found = lock(&self.found);
-        let span = match instruction_of(self.dockerfile, node) {
+        let span = match self.instruction(node) {
             Some(instruction) => instruction.keyword_span,
             None => node.span,
         };
         let told = found.len();
         for finding in costs.findings(span) {
             let Some(rule) = finding.rule else { continue };
-            let is_told = |other: &Diagnostic| other.rule == Some(rule) && other.span == span;
+            let is_told = |(part, other): &(usize, Diagnostic)| {
+                *part == node.part && other.rule == Some(rule) && other.span == span
+            };
             if self.allow(rule, node) && !found[..told].iter().any(is_told) {
-                found.push(finding);
+                found.push((node.part, finding));
             }
         }
     }
 
-    /// Gives what was found, in the order of the file.
-    pub fn take(&self) -> Vec<Diagnostic> {
-        let mut found = std::mem::take(&mut *lock(&self.found));
+    /// Gives what was found in one part, in the order of its file.
+    pub fn take(&self, part: usize) -> Vec<Diagnostic> {
+        let taken =
+            lock(&self.found).extract_if(.., |(other, _)| *other == part).collect::<Vec<_>>();
+        let mut found: Vec<Diagnostic> = taken.into_iter().map(|(_, finding)| finding).collect();
         found.sort_by_key(|finding| finding.span.start);
         found
     }

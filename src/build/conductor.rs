@@ -523,7 +523,12 @@ impl<'a> Conductor<'a> {
             true => self.graph.nodes.iter().find(|user| user.inputs.contains(&id)).unwrap_or(node),
             false => node,
         };
-        failure.at(&place.name, place.span)
+        let known = failure.step.is_some();
+        let mut failure = failure.at(&place.name, place.span);
+        if !known {
+            failure.part = place.part;
+        }
+        failure
     }
 
     /// Gives a node's result, and whether it was known.

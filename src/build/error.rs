@@ -27,6 +27,8 @@ pub struct Failure {
     pub kind: Kind,
     /// The step, as `[build 2/5] RUN make`, and its place in the Dockerfile.
     pub step: Option<(String, Span)>,
+    /// Which of several Dockerfiles that place is in.
+    pub part: usize,
     /// What went wrong, causes included.
     pub message: String,
     /// The last lines that the step wrote.
@@ -45,6 +47,7 @@ impl Failure {
         Failure {
             kind,
             step: None,
+            part: 0,
             message: message.into(),
             output: Vec::new(),
             code: None,

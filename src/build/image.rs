@@ -91,10 +91,14 @@ impl Recipe {
 }
 
 /// Makes the image of each output, and puts its config and manifest into the store.
-pub fn assemble(conductor: &Conductor<'_>, recipe: &Recipe) -> Result<Vec<Image>, Failure> {
+pub fn assemble(
+    conductor: &Conductor<'_>,
+    outputs: &[crate::graph::Output],
+    recipe: &Recipe,
+) -> Result<Vec<Image>, Failure> {
     let graph = conductor.graph;
     let mut images = Vec::new();
-    for (index, output) in graph.outputs.iter().enumerate() {
+    for output in outputs {
         let mut chain: Vec<NodeId> = Vec::new();
         let mut next = output.node;
         while let Some(id) = next {
@@ -145,7 +149,7 @@ pub fn assemble(conductor: &Conductor<'_>, recipe: &Recipe) -> Result<Vec<Image>
         let failed =
             |error: crate::store::Error| Failure::of(Kind::Store, "cannot write the image", &error);
         let (config_digest, size) = store.blobs().put(&bytes).map_err(failed)?;
-        let platform = platform_of(&graph.outputs[index].config, &output.platform);
+        let platform = platform_of(&output.config, &output.platform);
         let annotations = |level| recipe.annotations(level, Some(&output.platform));
         let mut manifest =
             Manifest::new(Descriptor::new(media_type::OCI_CONFIG, config_digest, size), layers);

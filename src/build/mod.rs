@@ -147,6 +147,9 @@ pub struct Build<'a> {
     pub carried: carried::Carried,
     /// Options.
     pub options: Options,
+    /// What differs from [`Build::options`] for the steps of each part of a merged graph; empty
+    /// when all is one.
+    pub parts: Vec<Options>,
     /// Who hears of it.
     pub watch: &'a dyn Watch,
     /// What `--explain` tells.
@@ -210,13 +213,19 @@ impl<'a> Build<'a> {
         Ok(Conductor::new(self, graph, layers))
     }
 
-    /// Makes the images of a finished build, joined.
+    /// Makes the images of a finished build, joined: those of some of its outputs.
     pub fn product(
         &self,
         conductor: &Conductor<'_>,
+        outputs: &[crate::graph::Output],
         recipe: &image::Recipe,
     ) -> Result<image::Product, Failure> {
-        image::join(self.store, image::assemble(conductor, recipe)?, recipe)
+        image::join(self.store, image::assemble(conductor, outputs, recipe)?, recipe)
+    }
+
+    /// Gives the options of a step: its secrets, agents, limits and names.
+    pub fn options_of(&self, node: &crate::graph::Node) -> &Options {
+        self.parts.get(node.part).unwrap_or(&self.options)
     }
 
     /// Fails when the user stopped the build.

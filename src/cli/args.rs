@@ -51,6 +51,8 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Open a shell in a stage, or in a failed step that was kept
     Shell(Box<ShellArgs>),
+    /// Build targets of docker-bake.hcl, docker-bake.json or compose files, all in one graph
+    Bake(Box<BakeArgs>),
     /// Copy an image between registries, layouts, archives and the store
     Copy(Box<CopyArgs>),
     /// Get an image from a registry into the store
@@ -126,7 +128,7 @@ pub struct TaskRunArgs {
 }
 
 /// `lapstrake build`
-#[derive(Debug, Args)]
+#[derive(Debug, Args, Clone)]
 #[command(
     after_help = "Outputs (-o):\n  DIR                                  OCI layout directory\n  type=oci,dest=DIR,tar=false          the same\n  type=oci,dest=FILE                   OCI archive (tar)\n  type=docker,dest=FILE                archive for `docker load` (one platform)\n  type=local,dest=DIR                  the root file system as files\n  type=tar,dest=FILE                   the root file system as a tar archive\n  type=registry,name=NAME              a registry (type=image,push=true is the same) [default: -t]\n  type=registry,…,push-by-digest=true  without a tag\n  type=image,name=NAME                 the store\n  …,compression=gzip|zstd|none         of the layers [default: gzip]\n  …,compression-level=N                0 to 9 for gzip, 1 to 19 for zstd\n  …,force-compression=true             of the layers of the base image too\n  …,oci-mediatypes=false               Docker's media types (docker, registry)\n  …,annotation.NAME=VALUE              also annotation-index., annotation-manifest[linux/arm64]. …\n  …,rewrite-timestamp=true             needs SOURCE_DATE_EPOCH, which does the same\n\nCaches (--cache-from, --cache-to):\n  REPOSITORY                           type=registry,ref=REPOSITORY\n  type=registry,ref=REPOSITORY         a tag for each step; runners never overwrite each other\n  type=local,src=DIR                   an OCI layout directory (--cache-to: dest=DIR)\n  --cache-to type=inline               in the image; --cache-from NAME finds it there\n  --cache-to …,mode=min|max            layers of the result, or of all steps [default: min]\n  --cache-to …,ignore-error=true       a cache that cannot be written fails no build\n  --cache-to …,compression=gzip|zstd|none,compression-level=N\n  --cache-mount id=ID,from=PLACE,to=PLACE\n                                       DIR, oci:DIR[:TAG] or docker://NAME, for RUN --mount=type=cache"
 )]
@@ -270,7 +272,7 @@ pub struct BuildArgs {
 }
 
 /// What is stated about the image.
-#[derive(Debug, Args, Default)]
+#[derive(Debug, Args, Clone, Default)]
 pub struct AttestArgs {
     /// Attest how the image was made (SLSA provenance v1): true, false, mode=min, mode=max
     #[arg(long, value_name = "OPTIONS", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -296,7 +298,7 @@ pub enum AttachArg {
 }
 
 /// What steps may use; needs a control group (v2) that is delegated to the user.
-#[derive(Debug, Args, Default)]
+#[derive(Debug, Args, Clone, Default)]
 pub struct ResourceArgs {
     /// Put steps into groups below this control group: /path, or name.slice
     #[arg(long, value_name = "GROUP")]
@@ -322,7 +324,7 @@ pub struct ResourceArgs {
 }
 
 /// What Buildah lets change without an edit of the Dockerfile.
-#[derive(Debug, Args, Default)]
+#[derive(Debug, Args, Clone, Default)]
 pub struct EditArgs {
     /// Read build arguments from a file of NAME=VALUE lines; --build-arg wins (repeatable)
     #[arg(long, value_name = "FILE")]
@@ -351,7 +353,7 @@ pub struct EditArgs {
 }
 
 /// Flags of buildx that are known and not supported yet.
-#[derive(Debug, Args)]
+#[derive(Debug, Args, Clone)]
 pub struct RefusedArgs {
     #[arg(long, hide = true)]
     pub builder: Option<String>,
@@ -412,6 +414,98 @@ pub enum PlanFormat {
     Mermaid,
     /// For Graphviz
     Dot,
+}
+
+/// `lapstrake bake`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Without -f, these are read where they are: compose.yaml, compose.yml, docker-compose.yml,\ndocker-compose.yaml, docker-bake.json, docker-bake.hcl, docker-bake.override.json, docker-bake.override.hcl\n\nExamples:\n  lapstrake bake                                   the group or target `default`\n  lapstrake bake --print app                       what would be built, as JSON\n  lapstrake bake --set '*.platform=linux/arm64' --set app.args.VERSION=2 app\n  lapstrake bake --set 'app.tags+=registry.example/app:2' --push app"
+)]
+pub struct BakeArgs {
+    /// Targets and groups to build, also as patterns [default: default]
+    #[arg(value_name = "TARGET")]
+    pub targets: Vec<String>,
+    /// Bake file (repeatable; later ones override); - reads standard input [default: see below]
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Vec<String>,
+    /// Override an attribute of targets (repeatable): TARGET.KEY=VALUE; += adds to a list
+    #[arg(long, value_name = "PATTERN.KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Give a variable a value (repeatable) [default: from the environment]
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub var: Vec<String>,
+    /// Print what would be built as JSON, and build nothing
+    #[arg(long)]
+    pub print: bool,
+    /// List what the files define: targets, variables; with ,format=json for programs
+    #[arg(long, value_name = "WHAT")]
+    pub list: Option<String>,
+    /// Send the images to their registries
+    #[arg(long)]
+    pub push: bool,
+    /// Load the images of targets without outputs into the Docker or Podman that runs here
+    #[arg(long)]
+    pub load: bool,
+    /// Run every step anew
+    #[arg(long)]
+    pub no_cache: bool,
+    /// Always ask registries for base images
+    #[arg(long)]
+    pub pull: bool,
+    /// Check the Dockerfiles of the targets, and build nothing
+    #[arg(long)]
+    pub check: bool,
+    /// Answer a question of each target instead of building it: check, outline, targets
+    #[arg(long, value_name = "WHAT")]
+    pub call: Option<String>,
+    /// Let targets ask for this (repeatable): network.host, security.insecure, device
+    #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',')]
+    pub allow: Vec<String>,
+    /// Open no socket
+    #[arg(long)]
+    pub offline: bool,
+    /// How RUN steps are isolated
+    #[arg(long, value_name = "RUNG", default_value = "auto")]
+    pub isolation: IsolationArg,
+    /// Emulator for foreign platforms (repeatable) [default: qemu-ARCH-static or qemu-ARCH in PATH]
+    #[arg(long, value_name = "ARCH=PATH")]
+    pub emulator: Vec<String>,
+    /// What becomes of a RUN that failed: fail, shell opens one in it, keep leaves it to `lapstrake shell`
+    #[arg(long, value_name = "WHAT", default_value = "fail")]
+    pub on_error: OnErrorArg,
+    /// Steps of all targets that run at a time [default: number of cores]
+    #[arg(short, long, value_name = "N")]
+    pub jobs: Option<usize>,
+    /// Trust these certificates (PEM) in RUN steps, for ADD and for registries; in no layer (repeatable)
+    #[arg(long, value_name = "FILE")]
+    pub ca_cert: Vec<PathBuf>,
+    /// How to show progress
+    #[arg(long, value_name = "STYLE", default_value = "auto")]
+    pub progress: ProgressArg,
+    /// What the log is for: text for people; github adds groups and annotations
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+    /// Show no progress; print only image ids
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Write digests and names of all targets as JSON to a file
+    #[arg(long, value_name = "FILE")]
+    pub metadata_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+    #[arg(long, hide = true)]
+    pub sbom: Option<String>,
+    #[arg(long, hide = true)]
+    pub provenance: Option<String>,
+}
+
+/// `format=` of `bake --list`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListFormat {
+    /// Columns for people.
+    Table,
+    /// JSON for programs.
+    Json,
 }
 
 /// `lapstrake push`

@@ -215,6 +215,21 @@ fn path(source: &DockerfileSource) -> String {
     inside.unwrap_or_else(name).display().to_string()
 }
 
+impl Asked<'static> {
+    /// No attestation is wanted.
+    pub fn nothing() -> Asked<'static> {
+        let told = Told {
+            context: None,
+            path: String::new(),
+            local_dockerfile: true,
+            args: BTreeMap::new(),
+            dockerfile: "",
+            names: Vec::new(),
+        };
+        Asked { wanted: Wanted::default(), told }
+    }
+}
+
 impl Asked<'_> {
     /// Makes the attestations of a product; gives it with them, and what refers to it.
     pub fn attach(

@@ -245,6 +245,7 @@ fn run_build(args: &BuildArgs, env: &Environment, goal: Goal<'_>) -> Result<()> 
             ca_certs: opened.ca_certs.clone(),
             ..build_options(args, env, epoch, host)?
         },
+        parts: Vec::new(),
         watch: &progress,
         explain: Explain::new(project, args.explain),
         checks: Checks::new(&parsed.dockerfile),
@@ -268,7 +269,9 @@ fn run_build(args: &BuildArgs, env: &Environment, goal: Goal<'_>) -> Result<()> 
         return Ok(());
     }
     let (push, load, shell) = (args.push, args.load, shell.is_some());
-    let plan = Plan { platforms, tags, outputs, annotations, epoch, push, load, shell };
+    let (results, first) = (0..graph.outputs.len(), graph.nodes.len());
+    let plan =
+        Plan { platforms, tags, outputs, annotations, epoch, push, load, shell, results, first };
     let text = &parsed.dockerfile.source;
     let asked = attest::asked(attestations, args, &request, &main, &source, text, plan.names());
     let result = build_and_export(env, &build, &graph, &plan, &asked, goal, &judge, &client);
@@ -299,7 +302,7 @@ fn run_build(args: &BuildArgs, env: &Environment, goal: Goal<'_>) -> Result<()> 
 }
 
 /// Does what `--on-error` says with a failed step; gives the report that remains.
-fn look_at(wreck: Wreck, mut report: Report, env: &Environment) -> Report {
+pub(super) fn look_at(wreck: Wreck, mut report: Report, env: &Environment) -> Report {
     if let Some(number) = &wreck.kept {
         report.hints.push(format!("to look at the step: lapstrake shell {number}"));
         return report;
@@ -319,7 +322,11 @@ fn look_at(wreck: Wreck, mut report: Report, env: &Environment) -> Report {
     }
 }
 
-fn located(exit: Exit, diagnostic: &Diagnostic, draw: &dyn Fn(&Diagnostic) -> String) -> Report {
+pub(super) fn located(
+    exit: Exit,
+    diagnostic: &Diagnostic,
+    draw: &dyn Fn(&Diagnostic) -> String,
+) -> Report {
     let whole = diagnostic.span.is_empty() && diagnostic.span.start == 0;
     let mut report =
         Report::new(exit, if whole { diagnostic.message.clone() } else { String::new() });
@@ -332,7 +339,7 @@ fn located(exit: Exit, diagnostic: &Diagnostic, draw: &dyn Fn(&Diagnostic) -> St
 }
 
 /// SOURCE_DATE_EPOCH: a --build-arg, else the variable (which then is an argument too).
-fn epoch(args: &mut BTreeMap<String, String>, env: &Environment) -> Result<Option<i64>> {
+pub(super) fn epoch(args: &mut BTreeMap<String, String>, env: &Environment) -> Result<Option<i64>> {
     const NAME: &str = "SOURCE_DATE_EPOCH";
     let text =
         args.get(NAME).cloned().or_else(|| env.variable(NAME)).filter(|text| !text.is_empty());
@@ -440,7 +447,7 @@ fn build_and_export(
         let _ = context.save_stat_cache();
     }
     let conductor = conductor?;
-    judge(build.checks.take())?;
+    judge(build.checks.take(0))?;
     if plan.shell {
         let output =
             graph.outputs.first().ok_or_else(|| Report::usage("there is no such stage"))?;
@@ -453,6 +460,21 @@ fn build_and_export(
         return Ok(None);
     }
     export_all(env, &conductor, plan, asked, client, loader)
+}
+
+/// Gives what `--metadata-file` tells of an image.
+pub(super) fn metadata(product: &Product, names: &[String]) -> serde_json::Value {
+    let mut metadata = serde_json::json!({
+        "containerimage.digest": product.root.digest,
+        "containerimage.descriptor": product.root,
+    });
+    if let [image] = &product.images[..] {
+        metadata["containerimage.config.digest"] = serde_json::json!(image.config);
+    }
+    if !names.is_empty() {
+        metadata["image.name"] = serde_json::json!(names.join(","));
+    }
+    metadata
 }
 
 /// Tells the result: files that were asked for, and one line on standard output.
@@ -478,17 +500,7 @@ fn finish(
     let references = plan.names();
     let names: Vec<String> = references.iter().map(ToString::to_string).collect();
     if let Some(path) = &args.metadata_file {
-        let mut metadata = serde_json::json!({
-            "containerimage.digest": product.root.digest,
-            "containerimage.descriptor": product.root,
-        });
-        if let [image] = &product.images[..] {
-            metadata["containerimage.config.digest"] = serde_json::json!(image.config);
-        }
-        if !names.is_empty() {
-            metadata["image.name"] = serde_json::json!(names.join(","));
-        }
-        write(path, format!("{metadata:#}\n"))?;
+        write(path, format!("{:#}\n", metadata(&product, &names)))?;
     }
     let mut line = String::new();
     if args.quiet {

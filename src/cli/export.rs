@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -30,6 +31,7 @@ use super::report::{Exit, Report, Result};
 const JOBS: usize = 4;
 
 /// Everything of the command line that shapes outputs, checked.
+#[derive(Debug, Clone)]
 pub struct Plan {
     /// What is built.
     pub platforms: Vec<Platform>,
@@ -45,8 +47,12 @@ pub struct Plan {
     pub push: bool,
     /// `--load`.
     pub load: bool,
-    /// A shell is opened in the result, and nothing is made of it.
+    /// A shell is opened in the result, or nothing but the cache is wanted: no image is made of it.
     pub shell: bool,
+    /// Which of the graph's outputs it is about.
+    pub results: Range<usize>,
+    /// The number of the first step that is told of.
+    pub first: usize,
 }
 
 impl Plan {
@@ -123,7 +129,8 @@ pub fn export_all(
         if let Some((_, whole)) = made.iter().find(|(known, _)| *known == recipe) {
             return Ok(Some(whole.clone()));
         }
-        let product = build.product(conductor, &recipe)?;
+        let outputs = &conductor.graph.outputs[plan.results.clone()];
+        let product = build.product(conductor, outputs, &recipe)?;
         let (product, referrers) = asked.attach(conductor, product, recipe.form)?;
         let whole = Made { product, referrers };
         made.push((recipe, whole.clone()));
@@ -134,7 +141,7 @@ pub fn export_all(
     for (number, output) in plan.outputs.iter().enumerate() {
         outputs.push((number, output, make(plan.recipe(output))?));
     }
-    let first = conductor.graph.nodes.len();
+    let first = plan.first;
     outputs.sort_by_key(|(_, output, _)| match output.kind {
         OutputKind::Registry { .. } => 2,
         OutputKind::Store => 1,
@@ -311,9 +318,7 @@ fn export_files(
     dest: &Path,
 ) -> Result<()> {
     let several = plan.platforms.len() > 1;
-    let roots = conductor
-        .graph
-        .outputs
+    let roots = conductor.graph.outputs[plan.results.clone()]
         .iter()
         .map(|result| {
             let prefix = if several { result.platform.dir_name() } else { String::new() };

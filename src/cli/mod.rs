@@ -6,6 +6,7 @@
 
 pub mod args;
 mod attest;
+mod bake;
 mod build;
 mod cache;
 mod call;
@@ -69,6 +70,7 @@ pub fn main() -> ExitCode {
     };
     let result = match &cli.command {
         Command::Build(args) => build::run(args, &env),
+        Command::Bake(args) => bake::run(args, &env),
         Command::Push(args) => push::run(args, &env),
         Command::Inspect(args) => inspect::run(args, &env),
         Command::Images(args) => images::list(args, &env),

@@ -35,6 +35,8 @@ pub struct Report {
     pub excerpt: Option<String>,
     /// The place in the Dockerfile, before it is drawn.
     pub span: Option<crate::dockerfile::Span>,
+    /// Which of several Dockerfiles it is in.
+    pub part: usize,
     /// The last lines of a failed step.
     pub output: Vec<u8>,
     /// What to do.
@@ -54,6 +56,7 @@ impl Report {
             message: message.into(),
             excerpt: None,
             span: None,
+            part: 0,
             output: Vec::new(),
             hints: Vec::new(),
             annotation: None,
@@ -126,6 +129,7 @@ impl From<Failure> for Report {
         };
         let mut report = Report::new(exit, failure.to_string());
         report.span = failure.step.map(|(_, span)| span).filter(|span| !span.is_empty());
+        report.part = failure.part;
         report.output = failure.output;
         report.hints = failure.hints;
         report

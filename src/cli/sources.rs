@@ -103,7 +103,7 @@ impl Opened {
 }
 
 /// Reads the `--secret`s.
-fn secrets(args: &BuildArgs, env: &Environment) -> Result<BTreeMap<String, Vec<u8>>> {
+pub(super) fn secrets(args: &BuildArgs, env: &Environment) -> Result<BTreeMap<String, Vec<u8>>> {
     let mut secrets = BTreeMap::new();
     for text in &args.secret {
         let (id, source) = options::secret(text, &|name| env.variable(name))?;
@@ -295,6 +295,11 @@ impl DockerfileSource {
     pub fn shown_from(&self, cwd: &Path) -> String {
         let Some(path) = &self.path else { return self.name.clone() };
         path.strip_prefix(cwd).unwrap_or(path).display().to_string()
+    }
+
+    /// A Dockerfile that is no file, with a directory as context.
+    pub fn inline(bytes: Vec<u8>, name: String, context: PathBuf) -> DockerfileSource {
+        DockerfileSource { context: Some(context), ..DockerfileSource::new(bytes, name) }
     }
 
     fn new(bytes: Vec<u8>, name: String) -> DockerfileSource {

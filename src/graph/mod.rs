@@ -27,6 +27,7 @@ pub mod check;
 pub mod code;
 mod history;
 pub mod key;
+pub mod merge;
 mod mount;
 pub mod outline;
 pub mod parts;
@@ -82,6 +83,8 @@ pub struct Node {
     pub span: Span,
     /// Must run even when its result is known.
     pub no_cache: bool,
+    /// Which of several Dockerfiles that are built together ([`merge`]); 0 in a build of one.
+    pub part: usize,
 }
 
 /// What a node does.

@@ -168,6 +168,7 @@ mod tests {
             name: String::new(),
             span: Default::default(),
             no_cache: false,
+            part: 0,
         }
     }
 

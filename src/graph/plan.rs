@@ -571,6 +571,7 @@ impl<'a> Planner<'a> {
             name,
             span: instruction.span,
             no_cache: false,
+            part: 0,
         }))
     }
 
@@ -590,6 +591,7 @@ impl<'a> Planner<'a> {
             name,
             span: Span::default(),
             no_cache: false,
+            part: 0,
         })
     }
 
@@ -605,6 +607,7 @@ impl<'a> Planner<'a> {
             name,
             span,
             no_cache: self.request.no_cache,
+            part: 0,
         })
     }
 
@@ -633,6 +636,7 @@ impl<'a> Planner<'a> {
             name: format!("FROM {context}"),
             span: self.stages[stage].instruction.span,
             no_cache: false,
+            part: 0,
         })
     }
 

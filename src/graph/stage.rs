@@ -340,6 +340,7 @@ impl Walk<'_, '_> {
             name,
             span,
             no_cache: self.no_cache,
+            part: 0,
         };
         state.node = Some(self.planner.add_node(node));
     }

@@ -18,6 +18,8 @@ mod add_git;
 mod add_url;
 /// Provenance and SBOMs.
 mod attest;
+/// Several targets, one graph.
+mod bake;
 /// Cache: what hits, what misses, what resumes.
 mod cache;
 /// Caches that machines share.

@@ -93,14 +93,15 @@ pub fn run(
         Network::None => sandbox::Network::None,
         Network::Host => sandbox::Network::Host,
     };
-    spec.hostname = conductor.build.options.hostname.clone();
+    let options = conductor.build.options_of(&conductor.graph.nodes[id]);
+    spec.hostname = options.hostname.clone();
     spec.personality32 = !emulated && matches!(platform.architecture.as_str(), "386" | "arm");
     // QEMU maps programs where address space randomisation may already have put something.
     spec.no_aslr = emulated;
-    spec.shm_size = conductor.build.options.shm_size;
-    spec.limits = conductor.build.options.limits.clone();
+    spec.shm_size = options.shm_size;
+    spec.limits = options.limits.clone();
     spec.insecure = run.insecure;
-    let group = match &conductor.build.options.cgroups {
+    let group = match &options.cgroups {
         Some(groups) => Some(groups.step().map_err(|error| {
             Failure::of(Kind::Host, "cannot make a control group", &error).with_hint(error.hint())
         })?),
@@ -150,7 +151,7 @@ pub fn run(
     let toc = snapshot::diff(&upper, &tree, session.id_map(), &options)
         .map_err(|error| Failure::of(Kind::Step, "cannot take the step's changes", &error))?;
     let (build, node) = (conductor.build, &conductor.graph.nodes[id]);
-    leak::search(&build.checks, &build.options.secrets, node, &upper, &toc)?;
+    leak::search(&build.checks, &build.options_of(node).secrets, node, &upper, &toc)?;
     conductor.weigh(id, waste::measure(&toc, &tree));
     let layer = LayerId::from_run_key(key);
     conductor.layers.save_toc(&layer, toc)?;
@@ -345,6 +346,13 @@ pub(super) struct Mounts<'m> {
     agents: Vec<AgentSocket>,
 }
 
+impl<'m> Mounts<'m> {
+    fn options(&self) -> &'m Options {
+        let conductor = self.conductor;
+        conductor.build.options_of(&conductor.graph.nodes[self.node])
+    }
+}
+
 impl Mounts<'_> {
     pub(super) fn push(&mut self, target: &str, stub: StubKind, kind: sandbox::MountKind) {
         self.stubs.push((RootPath::from(target), stub));
@@ -356,7 +364,7 @@ impl Mounts<'_> {
         for dir in ["/proc", "/sys", "/dev"] {
             self.stubs.push((RootPath::from(dir), StubKind::Dir));
         }
-        for mount in name_files(&self.conductor.build.options) {
+        for mount in name_files(self.options()) {
             self.push(&mount.target, StubKind::File, mount.kind);
         }
     }
@@ -398,7 +406,7 @@ impl Mounts<'_> {
         required: bool,
         (mode, uid, gid): (u32, u32, u32),
     ) -> Result<(), Failure> {
-        let Some(bytes) = self.conductor.build.options.secrets.get(id) else {
+        let Some(bytes) = self.options().secrets.get(id) else {
             if required {
                 return Err(Failure::new(Kind::Step, format!("secret {id}: not found")).with_hint(
                     format!("give it: --secret id={id},src=FILE or --secret id={id},env=NAME"),
@@ -427,7 +435,7 @@ impl Mounts<'_> {
         let MountKind::Ssh { id, sets_variable, required, mode, uid, gid } = &mount.kind else {
             return Ok(());
         };
-        let Some(agent) = self.conductor.build.options.ssh.get(id) else {
+        let Some(agent) = self.options().ssh.get(id) else {
             if *required {
                 return Err(Failure::new(Kind::Step, format!("ssh agent {id}: not found"))
                     .with_hint(format!("give it: --ssh {id}, or --ssh {id}=SOCKET|KEY")));

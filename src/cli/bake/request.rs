@@ -1,0 +1,184 @@
+//! One target as the arguments of `build`: what `build` checks and refuses, bake does as well.
+
+use clap::{Parser, ValueEnum};
+
+use crate::bake::Target;
+use crate::bake::target::entry_text;
+
+use super::super::args::{BakeArgs, BuildArgs, Cli, Command, NetworkMode, Pull};
+use super::super::report::{Report, Result};
+
+/// What is asked of a target.
+pub struct Asked {
+    /// Its name.
+    pub name: String,
+    /// The arguments of `build`; outputs are those that `build` writes.
+    pub args: BuildArgs,
+    /// `dockerfile-inline`.
+    pub inline: Option<String>,
+    /// Contexts that are other targets: name (perhaps with platform) and target.
+    pub links: Vec<(String, String)>,
+    /// Nothing is made of it: `type=cacheonly`.
+    pub cache_only: bool,
+}
+
+fn about(target: &Target, message: impl std::fmt::Display) -> Report {
+    Report::usage(format!("target {}: {message}", target.name))
+}
+
+/// Arguments of `build` when nothing was given.
+fn defaults() -> Result<BuildArgs> {
+    match Cli::try_parse_from(["lapstrake", "build"]).map(|cli| cli.command) {
+        Ok(Command::Build(args)) => Ok(*args),
+        _ => Err(Report::usage("the arguments of build have no defaults")),
+    }
+}
+
+/// Turns a target into arguments.
+pub fn asked(target: &Target, bake: &BakeArgs) -> Result<Asked> {
+    let mut args = defaults()?;
+    common(&mut args, bake);
+    let texts = |name: &str| target.list(name).to_vec();
+    let pairs =
+        |name: &str| target.map(name).map(|(key, value)| format!("{key}={value}")).collect();
+    let entries = |name: &str| target.entries(name).iter().map(entry_text).collect();
+    let context = target.text("context").unwrap_or(".");
+    let context = local(context);
+    let dockerfile = target.text("dockerfile").unwrap_or("Dockerfile");
+    if context == "-" || dockerfile == "-" {
+        return Err(about(
+            target,
+            "a context or Dockerfile on standard input has no place in bake",
+        )
+        .with_hint("write the Dockerfile with dockerfile-inline = <<EOT"));
+    }
+    let remote = context.contains("://") || context.starts_with("git@");
+    let inline = target.text("dockerfile-inline").map(str::to_owned);
+    if inline.is_none() {
+        // Left out, `build` finds a Containerfile as well.
+        args.file = match dockerfile {
+            "Dockerfile" => None,
+            file if file.starts_with("cwd://") => Some(local(file).to_owned()),
+            file if remote || file.starts_with('/') || file.contains("://") => {
+                Some(file.to_owned())
+            }
+            file => Some(match context {
+                "." => file.to_owned(),
+                context => format!("{context}/{file}"),
+            }),
+        };
+    }
+    args.context = Some(context.to_owned());
+    args.tag = texts("tags");
+    args.platform = texts("platforms");
+    args.build_arg = pairs("args");
+    args.label = pairs("labels");
+    args.target = target.text("target").map(str::to_owned);
+    args.no_cache = target.is_on("no-cache");
+    args.no_cache_filter = texts("no-cache-filter");
+    args.pull = target.is_on("pull").then_some(Pull::Always);
+    args.shm_size = target.text("shm-size").map(str::to_owned);
+    args.ulimit = texts("ulimits");
+    args.resources.resource = pairs("resources");
+    args.cache_from = entries("cache-from");
+    args.cache_to = entries("cache-to");
+    args.secret = entries("secret");
+    args.annotation = texts("annotations");
+    args.ssh = target.entries("ssh").iter().map(ssh_text).collect();
+    let off = |entry: &&crate::bake::target::Entry| {
+        !matches!(entry.get("disabled").map(String::as_str), Some("true" | "1" | ""))
+    };
+    if let Some(entry) = target.entries("attest").iter().find(off) {
+        let what = format!("attest = {:?} is not supported in bake files", entry_text(entry));
+        return Err(about(target, what)
+            .with_hint("leave it out, and build the target with `lapstrake build --attest …`"));
+    }
+    for (host, addresses) in target.map("extra-hosts") {
+        args.add_host.extend(addresses.split(',').map(|address| format!("{host}={address}")));
+    }
+    if let Some(mode) = target.text("network") {
+        args.network = NetworkMode::from_str(mode, false).map_err(|_| {
+            about(target, format!("there is no network {mode:?}"))
+                .with_hint("networks are default, none and host")
+        })?;
+    }
+    if !target.entries("policy").is_empty() {
+        return Err(about(target, "policy is not supported").with_hint("leave it out"));
+    }
+    if let Some(call) = target.text("call").filter(|call| *call != "build")
+        && args.call.is_none()
+        && !args.check
+    {
+        args.call = Some(call.to_owned());
+    }
+    for entitlement in target.list("entitlements") {
+        if !bake.allow.contains(entitlement) {
+            return Err(about(target, format!("it asks for the entitlement {entitlement}"))
+                .with_hint(format!("grant it, if you trust the file: --allow {entitlement}")));
+        }
+    }
+    let mut links = Vec::new();
+    for (name, source) in target.map("contexts") {
+        match source.strip_prefix("target:") {
+            Some(link) => links.push((name.to_owned(), link.to_owned())),
+            None => args.build_context.push(format!("{name}={}", local(source))),
+        }
+    }
+    let mut cache_only = false;
+    args.push = target.is_on("push");
+    args.load = bake.load && target.entries("output").is_empty();
+    for output in target.entries("output") {
+        match output.get("type").map(String::as_str) {
+            Some("cacheonly") => cache_only = true,
+            Some("docker") if !output.contains_key("dest") => args.load = true,
+            kind => {
+                // --push sends what an image output would leave here.
+                let mut output = output.clone();
+                if args.push && kind == Some("image") {
+                    output.insert("push".to_owned(), "true".to_owned());
+                }
+                args.push &= !matches!(kind, Some("image" | "registry"));
+                args.output.push(entry_text(&output));
+            }
+        }
+    }
+    cache_only &= !args.push && !args.load && args.output.is_empty();
+    Ok(Asked { name: target.name.clone(), args, inline, links, cache_only })
+}
+
+/// Copies what the command line of bake says of all targets.
+fn common(args: &mut BuildArgs, bake: &BakeArgs) {
+    args.jobs = bake.jobs;
+    args.offline = bake.offline;
+    args.isolation = bake.isolation;
+    args.emulator.clone_from(&bake.emulator);
+    args.progress = bake.progress;
+    args.log_format = bake.log_format;
+    args.quiet = bake.quiet;
+    args.on_error = bake.on_error;
+    args.allow.clone_from(&bake.allow);
+    args.ca_cert.clone_from(&bake.ca_cert);
+    args.registry = bake.registry.clone();
+    args.call.clone_from(&bake.call);
+    args.check = bake.check;
+    if args.call.as_deref() == Some("build") {
+        args.call = None;
+    }
+}
+
+/// `cwd://` says what holds here anyway: files of this machine, from the current directory.
+fn local(text: &str) -> &str {
+    match text.strip_prefix("cwd://") {
+        Some("") => ".",
+        Some(rest) => rest,
+        None => text,
+    }
+}
+
+fn ssh_text(entry: &crate::bake::target::Entry) -> String {
+    let id = entry.get("id").map_or("default", String::as_str);
+    match entry.get("paths") {
+        Some(paths) => format!("{id}={paths}"),
+        None => id.to_owned(),
+    }
+}
