@@ -9,14 +9,12 @@ use crate::oci::Platform;
 pub const NOT_EXPORTED: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
 
 /// Settings of BuildKit that are followed, or that ask for nothing but BuildKit's own frontend.
-const FOLLOWED: [&str; 8] = [
+const FOLLOWED: [&str; 6] = [
     "BUILDKIT_CACHE_MOUNT_NS",
     "BUILDKIT_CONTEXT_KEEP_GIT_DIR",
     "BUILDKIT_DOCKERFILE_CHECK",
     "BUILDKIT_INLINE_CACHE",
     "BUILDKIT_SANDBOX_HOSTNAME",
-    "BUILDKIT_SBOM_SCAN_CONTEXT",
-    "BUILDKIT_SBOM_SCAN_STAGE",
     "BUILDKIT_SYNTAX",
 ];
 

@@ -428,10 +428,11 @@ fn settings_of_buildkit_without_effect_are_told() {
             .map(|warning| (warning.message, warning.help))
             .collect::<Vec<_>>()
     };
-    for name in ["BUILDKIT_MULTI_PLATFORM", "BUILDKIT_SANDBOX_HOSTNAM"] {
+    for name in ["BUILDKIT_MULTI_PLATFORM", "BUILDKIT_SBOM_SCAN_STAGE", "BUILDKIT_SANDBOX_HOSTNAM"]
+    {
         let [(message, help)] = &warnings(name)[..] else { panic!("{name}") };
         assert!(message.contains(name), "{message}");
-        assert_eq!(help.is_none(), name == "BUILDKIT_SANDBOX_HOSTNAM");
+        assert_eq!(help.is_some(), name == "BUILDKIT_MULTI_PLATFORM");
     }
     for name in [
         "BUILDKIT_SYNTAX",
