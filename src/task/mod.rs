@@ -147,6 +147,12 @@ pub fn parse(
                 .filter_map(|(alias, field)| Some(((*alias).to_owned(), run.get(*field)?.clone())))
                 .collect();
             own.extend(first.aliases()?);
+            for (alias, field) in VALUE_ALIASES {
+                if !own.contains_key(alias) && names(text, alias) {
+                    return Err(Error::new("", format!("${alias} has no value"))
+                        .hint(missing(field).unwrap_or_default()));
+                }
+            }
             aliased = raw::read(&replace(text, &own))?;
             (aliased, own)
         }
@@ -170,6 +176,25 @@ pub fn parse(
         _ => BTreeMap::new(),
     };
     raw.into_task(&images)
+}
+
+/// Tells how a value of `.Run` that has none is given; None for what is none of `.Run`.
+pub fn missing(field: &str) -> Option<&'static str> {
+    match field {
+        "Registry" | "RegistryName" => Some("name the registry: --registry NAME"),
+        "Commit" => Some("CONTEXT is no checkout; give it: --commit COMMIT"),
+        "Branch" => Some("CONTEXT is no checkout of a branch; give it: --branch BRANCH"),
+        _ => None,
+    }
+}
+
+/// Says whether a text has an alias.
+fn names(text: &str, alias: &str) -> bool {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    text.match_indices('$').any(|(at, _)| {
+        let after = text[at + 1..].strip_prefix(alias);
+        after.is_some_and(|after| !after.starts_with(is_name))
+    })
 }
 
 /// Replaces `$name` where it is an alias; every other `$` stays.

@@ -113,6 +113,7 @@ fn what_cannot_be_done_is_refused_with_its_place() {
             "version: v1.1.0\nsteps: [{cmd: a, volumeMounts: [{name: v, mountPath: /a}]}]",
             "no volume",
         ),
+        ("version: v1.1.0\nsteps: [{cmd: a $Commit}]", "$Commit has no value"),
         ("version: v1.1.0\nalias: {src: [a.yaml]}\nsteps: [{cmd: a}]", "src:"),
     ] {
         let error = read(text).expect_err(text);

@@ -114,8 +114,10 @@ pub(super) fn render(
     if let Some(at) = out.lines().position(|line| line.contains("<no value>")) {
         let line = text.lines().nth(at).unwrap_or_default().trim();
         let mut report = Report::usage(format!("{file}: line {}: no value for {line:?}", at + 1));
-        if line.contains("Registry") {
-            report.hints.push("name the registry: --registry NAME".to_owned());
+        let fields = ["Registry", "RegistryName", "Commit", "Branch"];
+        let field = fields.into_iter().find(|field| line.contains(&format!(".Run.{field}")));
+        if let Some(hint) = field.and_then(crate::task::missing) {
+            report.hints.push(hint.to_owned());
         } else if line.contains(".Secrets") {
             report.hints.push("no key vault is asked: --set-secret NAME=VALUE".to_owned());
         } else {
