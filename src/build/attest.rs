@@ -299,7 +299,8 @@ fn operation(graph: &Graph, id: NodeId) -> Value {
                 }
                 _ => {
                     let bare = image.name.rsplit_once("@sha256:").map_or("", |(bare, _)| bare);
-                    format!("oci-layout://{}@{}", local_name(bare).0, image.digest)
+                    // With a slash, so that the name is not taken for the user of a URL.
+                    format!("oci-layout://local/{}@{}", local_name(bare).0, image.digest)
                 }
             })
         }
