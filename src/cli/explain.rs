@@ -1,5 +1,6 @@
 //! `lapstrake explain`: what a code of an error or a check means.
 
+use crate::bake;
 use crate::dockerfile::diagnostic::CODES;
 use crate::dockerfile::{Rule, suggest};
 use crate::graph;
@@ -22,7 +23,7 @@ pub fn run(args: &ExplainArgs, env: &Environment) -> Result<()> {
 
 /// Errors and warnings that are no checks, in the order of their codes.
 fn codes() -> impl Iterator<Item = (&'static str, &'static str)> {
-    CODES.into_iter().chain(graph::code::CODES)
+    CODES.into_iter().chain(graph::code::CODES).chain(bake::error::CODES)
 }
 
 fn list() -> String {
