@@ -8,7 +8,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::image_args::{CopyArgs, DiffArgs, IndexArgs, LoadArgs, PullArgs, VerifyArgs};
+use super::image_args::{
+    CopyArgs, DiffArgs, IndexArgs, LoadArgs, LoginArgs, LogoutArgs, PullArgs, VerifyArgs,
+};
 
 /// Build container images from Dockerfiles: no daemon, no root, every platform.
 #[derive(Debug, Parser)]
@@ -71,6 +73,10 @@ pub enum Command {
     Load(Box<LoadArgs>),
     /// Run multi-step tasks of Azure Container Registry on this machine
     Task(Box<TaskArgs>),
+    /// Keep name and password for a registry, where Docker or Podman reads them
+    Login(LoginArgs),
+    /// Forget name and password for a registry
+    Logout(LogoutArgs),
 }
 
 /// `lapstrake task`

@@ -157,18 +157,7 @@ impl Environment {
             let name = "DOCKER_AUTH_CONFIG".to_owned();
             sources.push(CredentialSource::Inline { name, json: json.into_bytes() });
         }
-        let mut file = |path: Option<PathBuf>| sources.extend(path.map(CredentialSource::File));
-        file(self.path_variable("REGISTRY_AUTH_FILE"));
-        let runtime = self.path_variable("XDG_RUNTIME_DIR");
-        file(runtime.map(|dir| dir.join("containers/auth.json")));
-        let config_home = self
-            .path_variable("XDG_CONFIG_HOME")
-            .or_else(|| self.home().map(|home| home.join(".config")));
-        file(config_home.map(|dir| dir.join("containers/auth.json")));
-        let docker = self
-            .path_variable("DOCKER_CONFIG")
-            .or_else(|| self.home().map(|home| home.join(".docker")));
-        file(docker.map(|dir| dir.join("config.json")));
+        sources.extend(self.credential_files().into_iter().map(CredentialSource::File));
         let tls_ca = self.certificates(args)?;
         let options = crate::registry::Options {
             insecure: args.insecure_registry.clone(),
@@ -181,6 +170,24 @@ impl Environment {
         Client::new(options)
             .map(Arc::new)
             .map_err(|error| Report::of(Exit::Usage, "cannot set up the registry client", &error))
+    }
+
+    /// Gives the files that may hold names and passwords, in the order in which they are asked.
+    pub fn credential_files(&self) -> Vec<PathBuf> {
+        let config = self
+            .path_variable("XDG_CONFIG_HOME")
+            .or_else(|| self.home().map(|home| home.join(".config")));
+        let podman = [self.path_variable("XDG_RUNTIME_DIR"), config];
+        let podman = podman.into_iter().flatten().map(|dir| dir.join("containers/auth.json"));
+        let own = self.path_variable("REGISTRY_AUTH_FILE").into_iter();
+        own.chain(podman).chain(self.docker_config()).collect()
+    }
+
+    /// Gives Docker's config.json.
+    pub fn docker_config(&self) -> Option<PathBuf> {
+        let dir = self.path_variable("DOCKER_CONFIG");
+        let dir = dir.or_else(|| self.home().map(|home| home.join(".docker")))?;
+        Some(dir.join("config.json"))
     }
 
     /// Says what the sandbox needs to know of this user.

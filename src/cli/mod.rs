@@ -23,6 +23,7 @@ mod images;
 mod index;
 mod inspect;
 mod load;
+mod login;
 mod minishell;
 pub mod options;
 pub mod output;
@@ -89,6 +90,8 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::run(args, &env),
         Command::Plan(args) => build::run_plan(args, &env),
         Command::Load(args) => load::run(args, &env),
+        Command::Login(args) => login::login(args, &env),
+        Command::Logout(args) => login::logout(args, &env),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -120,21 +120,55 @@ impl Auth {
         access: Access,
         scopes: &[String],
     ) -> bool {
-        let parsed: Vec<Challenge> =
-            response.headers("www-authenticate").flat_map(parse_challenges).collect();
-        // A token is better than a password in each request.
-        let challenge = parsed
-            .iter()
-            .find(|challenge| matches!(challenge, Challenge::Bearer { .. }))
-            .or_else(|| parsed.first());
-        let Some(challenge) = challenge else { return false };
+        let Some(challenge) = best_challenge(response) else { return false };
         let mut challenges = self.challenges.lock().unwrap_or_else(PoisonError::into_inner);
-        challenges.insert(repository.registry.clone(), challenge.clone());
+        challenges.insert(repository.registry.clone(), challenge);
         drop(challenges);
         let key = key(repository, &all_scopes(repository, access, scopes));
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
         true
     }
+}
+
+/// Picks the challenge of a 401 that is answered: a token is better than a password in each request.
+fn best_challenge(response: &Response) -> Option<Challenge> {
+    let parsed: Vec<Challenge> =
+        response.headers("www-authenticate").flat_map(parse_challenges).collect();
+    let bearer = parsed.iter().find(|challenge| matches!(challenge, Challenge::Bearer { .. }));
+    bearer.or_else(|| parsed.first()).cloned()
+}
+
+/// What is to be sent with a login.
+pub(super) enum Verdict {
+    /// This `Authorization`.
+    Header(String),
+    /// The registry does not say how it wants to be asked.
+    NoChallenge,
+}
+
+/// Answers the 401 of a login with a credential that is not known yet. Nothing is kept.
+pub(super) fn answer_login(
+    http: &Http,
+    base: &Url,
+    response: &Response,
+    named: &Reference,
+    credential: &Credential,
+) -> Result<Verdict> {
+    let Some(challenge) = best_challenge(response) else { return Ok(Verdict::NoChallenge) };
+    let header = match (challenge, credential) {
+        (_, Credential::Bearer(token)) => format!("Bearer {}", token.reveal()),
+        (Challenge::Basic, Credential::Basic { username, password }) => basic(username, password),
+        // A registry that wants a password takes a token as one (Azure, Google).
+        (Challenge::Basic, Credential::Identity(token)) => basic("<token>", token),
+        (Challenge::Bearer { realm, service }, credential) => {
+            let realm = realm_url(&realm, base, http)?;
+            let credential = Some(credential.clone());
+            let ask = Ask { realm, service, scopes: Vec::new(), credential, repository: named };
+            let token = http.retry(|| ask.fetch(http))?;
+            format!("Bearer {}", token.value.reveal())
+        }
+    };
+    Ok(Verdict::Header(header))
 }
 
 /// One question to a token server.

@@ -256,7 +256,7 @@ fn keys(reference: &Reference) -> Vec<String> {
 }
 
 /// Maps the spellings of a key to one: no scheme, no API path, Docker Hub's names to `docker.io`.
-fn normalize(key: &str) -> String {
+pub(super) fn normalize(key: &str) -> String {
     let key = key.trim();
     let bare = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
     let bare = bare.trim_end_matches('/');
@@ -280,9 +280,6 @@ fn ask_helper(name: &str, registry: &str, servers: &[String]) -> Result<Option<C
         registry: registry.to_owned(),
         reason,
     };
-    if name.is_empty() || name.contains('/') {
-        return Err(error("its name is not one of a program".to_owned()));
-    }
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Answer {
@@ -291,34 +288,55 @@ fn ask_helper(name: &str, registry: &str, servers: &[String]) -> Result<Option<C
         secret: Secret,
     }
     for server in servers {
-        let mut child = Command::new(format!("docker-credential-{name}"))
-            .arg("get")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|source| error(format!("it cannot be started ({source})")))?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // A helper that does not read its input says why on its output.
-            let _ = stdin.write_all(server.as_bytes());
+        let Some(output) = run_helper(name, "get", registry, server.as_bytes())? else { continue };
+        let answer: Answer = serde_json::from_slice(&output)
+            .map_err(|source| error(format!("its answer is no JSON ({source})")))?;
+        if answer.username.is_empty() && answer.secret.0.is_empty() {
+            continue;
         }
-        let output = child.wait_with_output().map_err(|source| error(source.to_string()))?;
-        if output.status.success() {
-            let answer: Answer = serde_json::from_slice(&output.stdout)
-                .map_err(|source| error(format!("its answer is no JSON ({source})")))?;
-            if answer.username.is_empty() && answer.secret.0.is_empty() {
-                continue;
-            }
-            return Ok(Some(basic(&answer.username, answer.secret.reveal())));
-        }
-        let said = String::from_utf8_lossy(&output.stdout).into_owned()
-            + &String::from_utf8_lossy(&output.stderr);
-        // Helpers say this in words only; the exit code is 1 for everything.
-        if !said.contains("credentials not found") {
-            return Err(error(said.trim().chars().filter(|c| !c.is_control()).take(300).collect()));
-        }
+        return Ok(Some(basic(&answer.username, answer.secret.reveal())));
     }
     Ok(None)
+}
+
+/// Runs `docker-credential-NAME VERB` and gives what it printed; None when it says that it does not
+/// know the server.
+pub(super) fn run_helper(
+    name: &str,
+    verb: &str,
+    registry: &str,
+    input: &[u8],
+) -> Result<Option<Vec<u8>>> {
+    let error = |reason: String| Error::CredentialHelper {
+        name: name.to_owned(),
+        registry: registry.to_owned(),
+        reason,
+    };
+    if name.is_empty() || name.contains('/') {
+        return Err(error("its name is not one of a program".to_owned()));
+    }
+    let mut child = Command::new(format!("docker-credential-{name}"))
+        .arg(verb)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|source| error(format!("it cannot be started ({source})")))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A helper that does not read its input says why on its output.
+        let _ = stdin.write_all(input);
+    }
+    let output = child.wait_with_output().map_err(|source| error(source.to_string()))?;
+    if output.status.success() {
+        return Ok(Some(output.stdout));
+    }
+    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    // Helpers say this in words only; the exit code is 1 for everything.
+    if said.contains("credentials not found") {
+        return Ok(None);
+    }
+    Err(error(said.trim().chars().filter(|c| !c.is_control()).take(300).collect()))
 }
 
 #[cfg(test)]

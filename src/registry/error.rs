@@ -149,6 +149,23 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// A credential file that cannot be written.
+    #[error("credentials cannot be written to {}", path.display())]
+    CredentialWrite {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Name and password, or token, that a registry does not accept.
+    #[error("{registry} does not accept this name and password{}", ApiErrors(errors))]
+    LoginRefused {
+        /// The registry.
+        registry: String,
+        /// What it says about it.
+        errors: Vec<ApiError>,
+    },
     /// A credential helper that failed.
     #[error("credential helper docker-credential-{name} failed for {registry}: {reason}")]
     CredentialHelper {

@@ -22,10 +22,12 @@
 //! Start reading at [`Client::resolve`] (pull) and [`Client::push_blob`] (push).
 
 mod auth;
+mod authfile;
 pub mod credential;
 pub mod download;
 mod error;
 mod http;
+mod login;
 mod pull;
 mod push;
 mod referrers;
@@ -46,8 +48,10 @@ use std::time::Duration;
 
 use crate::oci::Reference;
 
+pub use authfile::{AuthFile, Kept};
 pub use credential::{Credential, CredentialSource, Credentials, Secret};
 pub use error::{ApiError, Error, Result};
+pub use login::Welcome;
 pub use pull::BlobReader;
 pub use push::Pushed;
 pub use referrers::referrers_tag;

@@ -78,6 +78,8 @@ mod privilege;
 mod progress;
 /// Registries: pull and push.
 mod registry;
+/// login and logout.
+mod registry_login;
 /// Same inputs, same bytes.
 mod reproducible;
 /// What a RUN sees, and what it leaves.
