@@ -122,16 +122,7 @@ fn run_build(args: &BuildArgs, env: &Environment, goal: Goal<'_>) -> Result<()> 
         false => None,
     };
     let source = sources::read_dockerfile(&main, args, env, early.as_ref())?;
-    let style = match (args.quiet, args.progress) {
-        (true, _) | (_, ProgressArg::Quiet) => Style::Quiet,
-        (_, ProgressArg::Auto | ProgressArg::Plain) if args.log_format == LogFormat::Github => {
-            Style::Github
-        }
-        (_, ProgressArg::Auto) => Style::Auto,
-        (_, ProgressArg::Tty) => Style::Tty,
-        (_, ProgressArg::Plain) => Style::Plain,
-        (_, ProgressArg::Rawjson) => Style::RawJson,
-    };
+    let style = style(args.quiet, args.progress, args.log_format);
     let parsed = dockerfile::parse_with(&source.bytes, checks);
     let painter = Painter::new(&source.name, &parsed.dockerfile.source, env.colour);
     let draw = |diagnostic: &Diagnostic| painter.paint(diagnostic);
@@ -350,6 +341,18 @@ pub(super) fn epoch(args: &mut BTreeMap<String, String>, env: &Environment) -> R
     })?;
     args.insert(NAME.to_owned(), text);
     Ok(Some(epoch))
+}
+
+/// How progress is shown.
+pub(super) fn style(quiet: bool, progress: ProgressArg, format: LogFormat) -> Style {
+    match (quiet, progress) {
+        (true, _) | (_, ProgressArg::Quiet) => Style::Quiet,
+        (_, ProgressArg::Auto | ProgressArg::Plain) if format == LogFormat::Github => Style::Github,
+        (_, ProgressArg::Auto) => Style::Auto,
+        (_, ProgressArg::Tty) => Style::Tty,
+        (_, ProgressArg::Plain) => Style::Plain,
+        (_, ProgressArg::Rawjson) => Style::RawJson,
+    }
 }
 
 /// Options of a build, without its secrets, agents and certificates.

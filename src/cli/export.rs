@@ -22,6 +22,7 @@ use crate::registry::Client;
 use crate::transport::{self, CopyOptions, Sink, remote::RegistrySink, stored::StoreSource};
 
 use super::attest::{self, Asked};
+use super::copy;
 use super::environment::Environment;
 use super::load::Loader;
 use super::output::{Output, OutputKind};
@@ -237,18 +238,8 @@ fn push(
         let progress = |item: &str, done: u64, total: Option<u64>| {
             watch.event(Event::Progress { step, item: item.to_owned(), done, total });
         };
-        let failed = |error: transport::Error| {
-            let exit = if error.is_usage() {
-                Exit::Usage
-            } else if error.is_damage() {
-                Exit::Damaged
-            } else {
-                Exit::Network
-            };
-            let mut report = Report::of(exit, &format!("cannot push {shown}"), &error);
-            report.hints.extend(error.hint());
-            report
-        };
+        let failed =
+            |error: transport::Error| copy::failed(&format!("cannot push {shown}"), &error);
         let source = StoreSource::rooted(conductor.build.store, &product.root)
             .with_referrers(&made.referrers());
         let mut sinks = Vec::new();

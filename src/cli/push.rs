@@ -10,9 +10,10 @@ use crate::transport::{self, CopyOptions, remote::RegistrySink};
 use crate::ui::progress::{Progress, Style};
 
 use super::args::PushArgs;
+use super::copy;
 use super::environment::Environment;
 use super::images;
-use super::report::{Exit, Report, Result};
+use super::report::{Report, Result};
 
 /// Blobs that are sent at a time.
 const JOBS: usize = 4;
@@ -66,16 +67,7 @@ pub fn push(
             Ok(copied.root.digest)
         }
         Err(error) => {
-            let exit = if error.is_usage() {
-                Exit::Usage
-            } else if error.is_damage() {
-                Exit::Damaged
-            } else {
-                Exit::Network
-            };
-            let mut report =
-                Report::of(exit, &format!("cannot push {}", reference.familiar()), &error);
-            report.hints.extend(error.hint());
+            let report = copy::failed(&format!("cannot push {}", reference.familiar()), &error);
             watch.event(Event::Failed {
                 step,
                 message: report.message.clone(),

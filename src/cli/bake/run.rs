@@ -17,7 +17,7 @@ use crate::ui::diagnostic::Painter;
 use crate::ui::github;
 use crate::ui::progress::{Progress, Style};
 
-use super::super::args::{BakeArgs, BuildArgs, LogFormat, ProgressArg, Pull};
+use super::super::args::{BakeArgs, BuildArgs, LogFormat, Pull};
 use super::super::build;
 use super::super::environment::Environment;
 use super::super::export::{self, Plan};
@@ -121,19 +121,6 @@ fn shared(asked: &[Asked]) -> Result<BuildArgs> {
         }
     }
     Ok(all)
-}
-
-fn style_of(args: &BakeArgs) -> Style {
-    match (args.quiet, args.progress) {
-        (true, _) | (_, ProgressArg::Quiet) => Style::Quiet,
-        (_, ProgressArg::Auto | ProgressArg::Plain) if args.log_format == LogFormat::Github => {
-            Style::Github
-        }
-        (_, ProgressArg::Auto) => Style::Auto,
-        (_, ProgressArg::Tty) => Style::Tty,
-        (_, ProgressArg::Plain) => Style::Plain,
-        (_, ProgressArg::Rawjson) => Style::RawJson,
-    }
 }
 
 fn build_all(asked: Vec<Asked>, wanted: usize, args: &BakeArgs, env: &Environment) -> Result<()> {
@@ -262,7 +249,7 @@ fn build_all(asked: Vec<Asked>, wanted: usize, args: &BakeArgs, env: &Environmen
             )));
         }
     }
-    let style = style_of(args);
+    let style = build::style(args.quiet, args.progress, args.log_format);
     let quiet = style == Style::Quiet || style == Style::RawJson;
     let paint = |part: usize, diagnostic: &Diagnostic| {
         let text = &plans[part].parsed.dockerfile.source;
