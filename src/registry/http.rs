@@ -408,7 +408,7 @@ fn connection_error(method: Method, url: &Url, error: ureq::Error) -> Error {
         _ => true,
     };
     let source = match error {
-        E::Io(source) => source,
+        E::Io(source) => certificate_reason(source),
         E::HostNotFound => {
             io::Error::new(io::ErrorKind::NotFound, "the name of the host cannot be resolved")
         }
@@ -421,6 +421,19 @@ fn connection_error(method: Method, url: &Url, error: ureq::Error) -> Error {
 /// rustls hands its errors on inside of io errors of this kind.
 fn is_certificate(source: &io::Error) -> bool {
     source.kind() == io::ErrorKind::InvalidData
+}
+
+/// Says what a user can act on, where rustls has only a name for it.
+fn certificate_reason(source: io::Error) -> io::Error {
+    if !is_certificate(&source) || !source.to_string().contains("CaUsedAsEndEntity") {
+        return source;
+    }
+    io::Error::new(
+        source.kind(),
+        "the server shows the certificate of an authority (basicConstraints CA:TRUE) as its own, \
+         which is not accepted: make it again with `openssl req -x509 -addext \
+         basicConstraints=critical,CA:FALSE …`, or name the host with --insecure-registry",
+    )
 }
 
 fn is_refused(error: &Error) -> bool {
@@ -532,5 +545,14 @@ mod tests {
             assert!(wait <= MAX_BACKOFF && wait >= base / 2, "{tries}: {wait:?}");
         }
         assert!(backoff(base, 30) >= MAX_BACKOFF / 2);
+    }
+
+    #[test]
+    fn an_authority_as_server_is_told_in_words() {
+        let error = |text: &str| io::Error::new(io::ErrorKind::InvalidData, text.to_owned());
+        let text = "invalid peer certificate: Other(OtherError(CaUsedAsEndEntity))";
+        assert!(certificate_reason(error(text)).to_string().contains("CA:FALSE"));
+        let text = "invalid peer certificate: UnknownIssuer";
+        assert_eq!(certificate_reason(error(text)).to_string(), text);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use regex::Regex;
+use regex_lite::Regex;
 
 use super::super::value::{Value, number_text};
 use super::numbers::count;
@@ -171,7 +171,7 @@ pub(super) fn replace(_: &World<'_>, args: &[Value]) -> Answer {
 
 fn pattern(value: &Value) -> Result<Regex, String> {
     let text = value.text()?;
-    let compiled = regex::RegexBuilder::new(&text).size_limit(1 << 20).build();
+    let compiled = regex_lite::RegexBuilder::new(&text).size_limit(1 << 20).build();
     compiled.map_err(|error| {
         let error = error.to_string();
         let last = error.lines().last().unwrap_or_default().trim_start_matches("error: ");
@@ -188,7 +188,7 @@ pub(super) fn regex_replace(_: &World<'_>, args: &[Value]) -> Answer {
 }
 
 /// Gives a match as cty does: the text, or the groups as a list, or the named groups as an object.
-fn matched(pattern: &Regex, found: &regex::Captures<'_>) -> Value {
+fn matched(pattern: &Regex, found: &regex_lite::Captures<'_>) -> Value {
     let group = |index: usize| {
         found.get(index).map_or(Value::Null, |text| Value::String(text.as_str().to_owned()))
     };
