@@ -25,8 +25,8 @@ use super::report::{Exit, Report, Result};
 /// The largest secret (BuildKit: `secrets.MaxSecretSize`).
 const MAX_SECRET: u64 = 500 << 10;
 
-/// The largest Dockerfile: beyond any that a person or a generator writes.
-const MAX_DOCKERFILE: u64 = 256 << 20;
+/// The largest Dockerfile, in bytes: what fits into a message to BuildKit (gRPC's limit there).
+const MAX_DOCKERFILE: u64 = 16 << 20;
 
 /// Names of a Dockerfile in a context, best first.
 const DOCKERFILES: [&str; 3] = ["Dockerfile", "Containerfile", "dockerfile"];
@@ -314,6 +314,24 @@ pub fn read_dockerfile(
     env: &Environment,
     opened: Option<&Opened>,
 ) -> Result<DockerfileSource> {
+    let source = read_any(main, args, env, opened)?;
+    if source.bytes.len() as u64 > MAX_DOCKERFILE {
+        return Err(Report::usage(format!(
+            "{} is no Dockerfile: it has more than {} MiB",
+            source.name,
+            MAX_DOCKERFILE >> 20
+        ))
+        .with_hint("put data into files of the context, and COPY them"));
+    }
+    Ok(source)
+}
+
+fn read_any(
+    main: &Main,
+    args: &BuildArgs,
+    env: &Environment,
+    opened: Option<&Opened>,
+) -> Result<DockerfileSource> {
     let store = || Report::new(Exit::Damaged, "a context was fetched before the store was opened");
     let context = match main {
         Main::Nothing => None,
@@ -372,7 +390,7 @@ pub fn read_dockerfile(
 fn from_stdin() -> Result<DockerfileSource> {
     let mut bytes = Vec::new();
     std::io::stdin()
-        .take(MAX_DOCKERFILE)
+        .take(MAX_DOCKERFILE + 1)
         .read_to_end(&mut bytes)
         .map_err(|error| Report::of(Exit::Usage, "cannot read standard input", &error))?;
     Ok(DockerfileSource::new(bytes, "Dockerfile".to_owned()))
@@ -405,7 +423,9 @@ fn local(
     let name = file.map(str::to_owned).unwrap_or_else(|| {
         path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
     });
-    let bytes = std::fs::read(&path)
+    let mut bytes = Vec::new();
+    std::fs::File::open(&path)
+        .and_then(|file| file.take(MAX_DOCKERFILE + 1).read_to_end(&mut bytes))
         .map_err(|error| Report::of(Exit::Usage, &format!("cannot read {name}"), &error))?;
     Ok(DockerfileSource { path: Some(path), ..DockerfileSource::new(bytes, name) })
 }
@@ -451,7 +471,7 @@ fn stdin_context(args: &BuildArgs, env: &Environment, opened: &Opened) -> Result
             return Err(Report::usage("standard input is a Dockerfile, and -f names another one")
                 .with_hint("leave -f out, or send a tar archive"));
         }
-        stdin.take(MAX_DOCKERFILE).read_to_end(&mut head).map_err(cannot)?;
+        stdin.take(MAX_DOCKERFILE + 1).read_to_end(&mut head).map_err(cannot)?;
         return Ok(DockerfileSource::new(head, "Dockerfile".to_owned()));
     }
     let files = opened

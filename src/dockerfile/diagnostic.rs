@@ -84,7 +84,7 @@ impl Diagnostic {
 }
 
 /// Every code that this module gives, with what it means; those of checks are at [`Rule`].
-pub const CODES: [(&str, &str); 48] = [
+pub const CODES: [(&str, &str); 49] = [
     ("E0101", "The file is UTF-16. Dockerfiles are UTF-8."),
     ("E0102", "The file holds bytes that are not UTF-8, outside of comments."),
     ("E0103", "The file holds a zero byte, which no command line and no file name can hold."),
@@ -94,6 +94,7 @@ pub const CODES: [(&str, &str); 48] = [
     ("E0107", "The check directive takes `skip=`, `experimental=` and `error=`, with `;` between."),
     ("E0108", "The file holds no instruction."),
     ("E0109", "The file holds no FROM, so there is nothing to build."),
+    ("E0110", "The file has more than a thousand errors, and was read no further."),
     ("E0201", "A line does not begin with a keyword."),
     ("E0202", "An instruction has too few or too many arguments."),
     ("E0203", "SHELL takes a JSON array only."),

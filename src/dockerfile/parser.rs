@@ -90,10 +90,14 @@ struct Parser<'a> {
     in_stage: bool,
 }
 
+/// More errors than these are of no use to anybody: the file is no Dockerfile.
+const MOST_PROBLEMS: usize = 1000;
+
 const DIRECTIVES: [&str; 3] = ["syntax", "escape", "check"];
 
 impl Parser<'_> {
     fn run(&mut self) {
+        let (mut seen, mut errors) = (0, 0);
         while let Some(physical) = self.reader.read() {
             let text = self.reader.text(physical).trim_start();
             let start = physical.end - text.len();
@@ -104,6 +108,14 @@ impl Parser<'_> {
             self.top = Top::Done;
             if !text.is_empty() {
                 self.instruction(physical);
+            }
+            errors += self.diagnostics[seen..].iter().filter(|found| found.is_error()).count();
+            seen = self.diagnostics.len();
+            if errors > MOST_PROBLEMS {
+                let error = "too many errors; what follows this line was not read";
+                let span = Span::new(start, physical.end);
+                self.diagnostics.push(Diagnostic::error("E0110", span, error));
+                return;
             }
         }
         if self.diagnostics.iter().any(Diagnostic::is_error) {

@@ -73,3 +73,13 @@ story!(full_disk_leaves_a_usable_store : root, |env| {
     let output = env.build_command(["-t", "x"]).env("LAPSTRAKE_ROOT", small.join("store")).wrapped(unshare).output();
     assert_eq!(output.code, Some(0), "{}", output.stderr);
 });
+
+// What is far larger than any Dockerfile is told at once, and no memory is spent on it.
+story!(huge_files_are_no_dockerfiles : user, |env| {
+    env.dockerfile(&format!("FROM scratch\nLABEL a={}\n", "x".repeat(17 << 20)));
+    env.build_command(["-t", "x"]).fails(2).says("more than 16 MiB").says("COPY");
+    env.dockerfile(&format!("FROM scratch\n{}", "nope\n".repeat(500_000)));
+    let output = env.build_command(["-t", "x"]).fails(2);
+    output.says("too many errors");
+    assert!(output.stderr.lines().count() < 20_000, "{}", output.stderr.len());
+});
