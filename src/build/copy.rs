@@ -125,6 +125,9 @@ impl Origins {
     }
 }
 
+/// Files with several names, each with its layer.
+type Linked = HashSet<(usize, RootPath)>;
+
 fn rebase(path: &RootPath, from: &RootPath, to: &RootPath) -> Option<RootPath> {
     let rest = path.strip_prefix(from)?;
     Some(if rest.is_root() { to.clone() } else { to.join(rest.as_bytes()) })
@@ -138,6 +141,8 @@ pub struct Planner<'a> {
     planned: Vec<Arc<Toc>>,
     origins: Origins,
     exclude: Option<IgnoreRules>,
+    /// The linked files of the source Tree that was copied from last, and that Tree's layers.
+    linked: (Vec<Arc<Toc>>, Arc<Linked>),
     /// Which mapping wrote which file; kept only when there may be several.
     track: bool,
     /// Which source Tree is copied from now.
@@ -153,6 +158,7 @@ impl<'a> Planner<'a> {
             planned: Vec::new(),
             origins: Origins::default(),
             exclude: patterns(&options.exclude)?,
+            linked: Default::default(),
             track: several,
             input: 0,
         })
@@ -227,6 +233,7 @@ impl<'a> Planner<'a> {
         let (target, mut builder, made) = self.prepare_target(dest, name, is_dir)?;
         let mapping = u32::try_from(self.origins.mappings.len())
             .expect("a Dockerfile line cannot name four thousand million sources");
+        let linked = self.linked_files(source);
         let mut walk = Walk {
             planner: self,
             source,
@@ -234,7 +241,7 @@ impl<'a> Planner<'a> {
             builder: &mut builder,
             made,
             inodes: HashMap::new(),
-            linked: linked_files(source),
+            linked,
             files: Vec::new(),
         };
         walk.copy(&followed, &RootPath::root(), &target, false)?;
@@ -273,6 +280,38 @@ impl<'a> Planner<'a> {
         let toc = Arc::new(toc);
         self.work.push(toc.clone());
         self.planned.push(toc);
+        // A pattern may name a hundred thousand files, and every look-up asks every layer: layers of
+        // about one size become one, so that there are few, and each entry moves only a few times.
+        while let [.., below, top] = &self.planned[..]
+            && below.len() <= 2 * top.len()
+        {
+            let both = Arc::new(merged(&[below.clone(), top.clone()]));
+            self.planned.truncate(self.planned.len() - 2);
+            self.work.truncate(self.work.layers().len() - 2);
+            self.work.push(both.clone());
+            self.planned.push(both);
+        }
+    }
+
+    /// All files of `source` that some hard link of the same layer names.
+    fn linked_files(&mut self, source: &Tree) -> Arc<Linked> {
+        let (layers, linked) = &self.linked;
+        let same = layers.len() == source.layers().len()
+            && layers.iter().zip(source.layers()).all(|(one, other)| Arc::ptr_eq(one, other));
+        if same {
+            return linked.clone();
+        }
+        let mut found = Linked::new();
+        for (layer, toc) in source.layers().iter().enumerate() {
+            for entry in toc.iter() {
+                if let KindRef::Hardlink(target) = entry.kind {
+                    found.insert((layer, RootPath::clean(target)));
+                }
+            }
+        }
+        let found = Arc::new(found);
+        self.linked = (source.layers().to_vec(), found.clone());
+        found
     }
 
     /// Makes the directory `dest` (and parents) as the destination of an archive.
@@ -295,9 +334,9 @@ impl<'a> Planner<'a> {
                 planned.swap_remove(0)
             }) {
                 Ok(toc) => toc,
-                Err(shared) => merged(vec![shared]),
+                Err(shared) => merged(&[shared]),
             },
-            _ => merged(self.planned),
+            _ => merged(&self.planned),
         };
         (toc, self.origins)
     }
@@ -483,23 +522,10 @@ pub fn patterns(list: &[String]) -> Result<Option<IgnoreRules>, Error> {
         .map_err(|error| Error::Matcher { pattern: list.join(", "), cause: error.to_string() })
 }
 
-/// All files of the tree that some hard link of the same layer names.
-fn linked_files(tree: &Tree) -> HashSet<(usize, RootPath)> {
-    let mut out = HashSet::new();
-    for (layer, toc) in tree.layers().iter().enumerate() {
-        for entry in toc.iter() {
-            if let KindRef::Hardlink(target) = entry.kind {
-                out.insert((layer, RootPath::clean(target)));
-            }
-        }
-    }
-    out
-}
-
-fn merged(planned: Vec<Arc<Toc>>) -> Toc {
+fn merged(planned: &[Arc<Toc>]) -> Toc {
     let mut builder = TocBuilder::new();
     let listed = |path: &[u8]| planned.iter().any(|toc| toc.get(path).is_some());
-    for found in Tree::new(planned.clone()).walk(&RootPath::root()) {
+    for found in Tree::new(planned.to_vec()).walk(&RootPath::root()) {
         // A tree also shows the directories that its paths imply. Those exist below this layer, with
         // an owner and a mode that must stay: in the layer they would become root's and 0755.
         if !matches!(found.entry.kind, KindRef::Dir) || listed(found.entry.path) {
@@ -518,7 +544,7 @@ struct Walk<'w, 'a> {
     made: HashSet<RootPath>,
     /// Files with several names: the first destination that each got.
     inodes: HashMap<(usize, RootPath), RootPath>,
-    linked: HashSet<(usize, RootPath)>,
+    linked: Arc<Linked>,
     files: Vec<RootPath>,
 }
 

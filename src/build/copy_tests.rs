@@ -376,3 +376,30 @@ fn setuid_bits_and_special_files_are_kept() {
         "n/su 0:0 4755",
     ]);
 }
+
+/// Nothing here looks at the whole source or at all that was planned once for each file.
+#[test]
+fn a_wildcard_of_many_files_takes_linear_time() {
+    let mut builder = TocBuilder::new();
+    for number in 0..100_000 {
+        builder.push(Entry {
+            path: format!("data/{:03}/{number:06}", number / 1000).as_str().into(),
+            kind: Kind::File { size: 0, digest: None },
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            mtime: 0,
+            xattrs: BTreeMap::new(),
+        });
+    }
+    let source = Tree::new(vec![Arc::new(builder.finish())]);
+    let (empty, options) = (Tree::default(), Options::default());
+    let mut planner = Planner::new(&empty, &options, true).expect("no pattern is wrong");
+    assert_eq!(planner.copy(&source, "data/*/*[37]", "/x/").expect("copied"), 20_000);
+    let layers = planner.tree().layers().len();
+    assert!(layers <= 20, "each look-up asks {layers} layers");
+    let (toc, origins) = planner.finish();
+    assert_eq!(toc.len(), 20_001);
+    let at = |path: &str| origins.source_of(&path.into()).map(|path| path.to_string());
+    assert_eq!(at("x/012343").as_deref(), Some("/data/012/012343"));
+}

@@ -86,6 +86,11 @@ impl Tree {
         self.layers.push(layer);
     }
 
+    /// Keeps the lowest `len` layers.
+    pub fn truncate(&mut self, len: usize) {
+        self.layers.truncate(len);
+    }
+
     /// Gives the layers, bottom first.
     pub fn layers(&self) -> &[Arc<Toc>] {
         &self.layers
