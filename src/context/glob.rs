@@ -110,6 +110,18 @@ impl Glob {
         &self.text
     }
 
+    /// Gives the bytes that every path which matches begins and ends with, where there is one.
+    pub(super) fn edges(&self) -> (Option<u8>, Option<u8>) {
+        let text = &self.text[..];
+        match &self.way {
+            Way::Exact => (text.first().copied(), text.last().copied()),
+            Way::Prefix => (text[..text.len() - 2].first().copied(), None),
+            // The slash of `**/foo` may be left out.
+            Way::Suffix => (None, text[2..].last().copied().filter(|&last| last != b'/')),
+            Way::Nodes(nodes) => (nodes.prefix.first().copied(), nodes.suffix.last().copied()),
+        }
+    }
+
     /// Says whether the pattern matches this very path.
     pub(super) fn matches(&self, path: &[u8]) -> bool {
         match &self.way {

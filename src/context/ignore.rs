@@ -25,6 +25,41 @@ pub struct IgnoreRules {
     exceptions: bool,
     /// The literal beginnings of all exceptions; None when one of them could match anywhere.
     reach: Option<Vec<Vec<u8>>>,
+    edges: Edges,
+}
+
+/// Which patterns can match a path, judged by its first and its last byte: most of a long list need
+/// not be tried. One bit a pattern, for each byte.
+#[derive(Clone, Debug, Default)]
+struct Edges {
+    /// Words a byte.
+    words: usize,
+    first: Vec<u64>,
+    last: Vec<u64>,
+}
+
+impl Edges {
+    fn new(patterns: &[Pattern]) -> Edges {
+        let words = patterns.len().div_ceil(64);
+        let mut edges = Edges { words, first: vec![0; 256 * words], last: vec![0; 256 * words] };
+        for (index, pattern) in patterns.iter().enumerate() {
+            let (first, last) = pattern.glob.edges();
+            for (table, wanted) in [(&mut edges.first, first), (&mut edges.last, last)] {
+                let bytes = wanted.map_or(0..=u8::MAX, |byte| byte..=byte);
+                for byte in bytes {
+                    table[usize::from(byte) * words + index / 64] |= 1 << (index % 64);
+                }
+            }
+        }
+        edges
+    }
+
+    /// Gives those of the patterns from `64 * word` on that can match.
+    fn candidates(&self, path: &[u8], word: usize) -> u64 {
+        let (Some(&first), Some(&last)) = (path.first(), path.last()) else { return u64::MAX };
+        self.first[usize::from(first) * self.words + word]
+            & self.last[usize::from(last) * self.words + word]
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -50,12 +85,6 @@ pub struct PatternError {
 pub struct Carry {
     /// One bit a pattern; empty means none.
     matched: Box<[u64]>,
-}
-
-impl Carry {
-    fn has(&self, index: usize) -> bool {
-        self.matched.get(index / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
-    }
 }
 
 impl IgnoreRules {
@@ -117,6 +146,7 @@ impl IgnoreRules {
             let glob = Glob::new(&pattern).map_err(wrong)?;
             rules.patterns.push(Pattern { glob, exception });
         }
+        rules.edges = Edges::new(&rules.patterns);
         Ok(rules)
     }
 
@@ -147,27 +177,37 @@ impl IgnoreRules {
     /// Says whether `path` is left out, given what its directory carries (for the top level: the
     /// default).
     pub fn excludes(&self, path: &[u8], parent: &Carry) -> bool {
-        let mut excluded = false;
-        for (index, pattern) in self.patterns.iter().enumerate() {
-            // What cannot change the verdict is not tried.
-            if parent.has(index) || (pattern.exception == excluded && pattern.glob.matches(path)) {
-                excluded = !pattern.exception;
-            }
-        }
-        excluded
+        self.judge(path, parent, |_| {})
     }
 
     /// Like [`IgnoreRules::excludes`] for a directory, and gives what it carries.
     pub fn enter(&self, path: &[u8], parent: &Carry) -> (bool, Carry) {
-        let mut carry = vec![0u64; self.patterns.len().div_ceil(64)];
+        let mut carry = vec![0u64; self.edges.words];
+        let excluded = self.judge(path, parent, |index| carry[index / 64] |= 1 << (index % 64));
+        (excluded, Carry { matched: carry.into() })
+    }
+
+    /// Tells each pattern that matched.
+    fn judge(&self, path: &[u8], parent: &Carry, mut matched: impl FnMut(usize)) -> bool {
         let mut excluded = false;
-        for (index, pattern) in self.patterns.iter().enumerate() {
-            if parent.has(index) || (pattern.exception == excluded && pattern.glob.matches(path)) {
-                excluded = !pattern.exception;
-                carry[index / 64] |= 1 << (index % 64);
+        for word in 0..self.edges.words {
+            let carried = parent.matched.get(word).copied().unwrap_or_default();
+            let mut rest = carried | self.edges.candidates(path, word);
+            while rest != 0 {
+                let (bit, index) = (rest & rest.wrapping_neg(), word * 64);
+                let index = index + rest.trailing_zeros() as usize;
+                rest ^= bit;
+                let Some(pattern) = self.patterns.get(index) else { break };
+                // What cannot change the verdict is not tried.
+                if carried & bit != 0
+                    || (pattern.exception == excluded && pattern.glob.matches(path))
+                {
+                    excluded = !pattern.exception;
+                    matched(index);
+                }
             }
         }
-        (excluded, Carry { matched: carry.into() })
+        excluded
     }
 
     /// Says whether an excluded directory can hold anything that is not excluded.
@@ -336,6 +376,26 @@ mod tests {
         assert!(rules.is_ignored(b"x199/z"));
         assert!(!rules.is_ignored(b"x150/y"));
         assert!(rules.is_ignored(b"x150/z"));
+    }
+
+    #[test]
+    fn patterns_are_tried_for_whatever_byte_a_path_begins_and_ends_with() {
+        for (pattern, paths) in [
+            ("a*", &["a", "ab", "a\u{e9}"][..]),
+            ("*z", &["z", "\u{e9}z"]),
+            ("**/q", &["q", "x/q"]),
+            ("q/**", &["q/x", "q/\u{e9}"]),
+            ("**", &["x", "\u{e9}"]),
+            ("**q", &["q", "xq", "x/q"]),
+            ("?", &["x", "\u{e9}"]),
+            ("[x-z]*[^x]", &["xa", "z\u{e9}"]),
+            ("**/*.c", &["a.c", "x/a.c"]),
+            ("\u{e9}*\u{e8}", &["\u{e9}\u{e8}", "\u{e9}x\u{e8}"]),
+        ] {
+            for path in paths {
+                assert!(rules(pattern).is_ignored(path.as_bytes()), "{pattern} on {path}");
+            }
+        }
     }
 
     /// The verdict as fsutil's walk reaches it, written down naively: every directory on the way is
