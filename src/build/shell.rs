@@ -107,7 +107,7 @@ pub(super) fn put_away(conductor: &Conductor<'_>, failed: Failed<'_>) -> Result<
         let about = Kept {
             name: node.name.clone(),
             layers: failed.below.layers.to_vec(),
-            env: failed.run.env.clone(),
+            env: failed.run.env.to_vec(),
             cwd: failed.run.cwd.clone(),
             user: failed.run.user.clone(),
             platform: node.platform.to_string(),

@@ -9,7 +9,6 @@
 //!
 //! Start reading at [`instruction`].
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::dockerfile::expand::{Env, expand_heredoc, expand_words};
@@ -22,6 +21,7 @@ use crate::oci::{Platform, Reference};
 
 use super::plan::{Base, Planner};
 use super::stage::StageState;
+use super::variables::Table;
 use super::{BaseImage, UNKNOWN, args};
 
 /// What planning learned that decides about findings of the file alone.
@@ -254,9 +254,9 @@ fn undefined(
 ) {
     let escape = dockerfile.directives.escape;
     let mut scope =
-        Scope { env: Cow::Borrowed(&state.env), args: &state.build_args, declared: Vec::new() };
+        Scope { env: &state.env, own: Vec::new(), args: &state.build_args, declared: Vec::new() };
     let mut look = |word: &Word, scope: &Scope<'_>| {
-        if let Ok(expanded) = word.expand(scope.env.as_ref(), escape) {
+        if let Ok(expanded) = word.expand(scope, escape) {
             scope.report(dockerfile, word, &expanded.unset, found);
             return expanded.text;
         }
@@ -283,7 +283,7 @@ fn undefined(
                 {
                     let value = look(default, &scope);
                     if !is_last {
-                        scope.env.to_mut().push((name.clone(), value));
+                        scope.own.push((name.clone(), value));
                     }
                 }
                 scope.declared.push(name.clone());
@@ -296,7 +296,7 @@ fn undefined(
             for source in &transfer.sources {
                 if let Source::Heredoc(heredoc) = source
                     && heredoc.expand
-                    && let Ok(expanded) = expand_heredoc(&heredoc.text(), scope.env.as_ref())
+                    && let Ok(expanded) = expand_heredoc(&heredoc.text(), &scope)
                 {
                     let place = Word::new(heredoc.content.clone(), heredoc.content_span);
                     scope.report(dockerfile, &place, &expanded.unset, found);
@@ -328,13 +328,20 @@ fn words_of(transfer: &Transfer) -> impl Iterator<Item = &Word> {
 }
 
 /// What an instruction can see.
-#[expect(clippy::owned_cow, reason = "a slice has no size, so it can't be a `dyn Env`")]
 struct Scope<'a> {
-    env: Cow<'a, Vec<(String, String)>>,
+    env: &'a Table,
+    /// What the instruction itself has set so far.
+    own: Vec<(String, String)>,
     /// ARGs above, also those without a value.
     args: &'a [(String, Option<String>)],
     /// ARGs of this instruction.
     declared: Vec<String>,
+}
+
+impl Env for Scope<'_> {
+    fn get(&self, name: &str) -> Option<&str> {
+        Env::get(&self.own, name).or_else(|| self.env.get(name))
+    }
 }
 
 impl Scope<'_> {
@@ -351,7 +358,8 @@ impl Scope<'_> {
             if is_declared || args::NOT_EXPORTED.contains(&name.as_str()) {
                 continue;
             }
-            let known = self.env.iter().map(|(name, _)| name.as_str());
+            let own = self.own.iter().map(|(name, _)| name.as_str());
+            let known = self.env.list().iter().map(|(name, _)| name).chain(own);
             let span = variable_span(dockerfile, word, name);
             let finding = Diagnostic::lint(
                 Rule::UndefinedVar,

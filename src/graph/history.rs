@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 
 use crate::dockerfile::Healthcheck;
+use crate::dockerfile::expand::Env;
 use crate::oci::config::Healthcheck as ConfigHealthcheck;
 
 /// Writes a RUN as BuildKit's `runCommandString` does: `|N NAME=value … args`.
 pub(super) fn run_history(
     args: &[String],
     declared: &[(String, Option<String>)],
-    env: &[(String, String)],
+    env: &dyn Env,
 ) -> String {
     let mut order: Vec<&str> = Vec::new();
     let mut values: BTreeMap<&str, String> = BTreeMap::new();
     for (name, value) in declared {
-        let found = env.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+        let found = env.get(name).map(str::to_owned);
         if !values.contains_key(name.as_str()) {
             order.push(name);
         }
@@ -158,7 +159,7 @@ mod tests {
     fn run_history_names_build_args_once() {
         let args = ["/bin/sh".to_owned(), "-c".to_owned(), "x".to_owned()];
         let declared = [("A".to_owned(), Some("1".to_owned())), ("A".to_owned(), None)];
-        let env = [("A".to_owned(), "2".to_owned())];
+        let env = vec![("A".to_owned(), "2".to_owned())];
         assert_eq!(run_history(&args, &declared, &env), "RUN |1 A=2 /bin/sh -c x # buildkit");
         assert_eq!(run_history(&args, &[], &env), "RUN /bin/sh -c x # buildkit");
     }

@@ -189,13 +189,13 @@ pub fn digest(value: &Value) -> Digest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::Sharing;
+    use crate::graph::{Sharing, Variables};
 
     fn example() -> Run {
         Run {
             args: vec!["/bin/sh".into(), "-c".into(), "make".into()],
             script: None,
-            env: vec![("A".into(), "1".into())],
+            env: Variables::from_iter([("A".into(), "1".into())]),
             proxy: Vec::new(),
             cwd: "/".into(),
             user: String::new(),
@@ -219,7 +219,7 @@ mod tests {
         assert_eq!(base, key_of(|run| run.network = Network::Host));
         let differ = [
             key_of(|run| run.args[2] = "make all".into()),
-            key_of(|run| run.env[0].1 = "2".into()),
+            key_of(|run| run.env = Variables::from_iter([("A".into(), "2".into())])),
             key_of(|run| run.cwd = "/src".into()),
             key_of(|run| run.user = "app".into()),
             key_of(|run| run.network = Network::None),

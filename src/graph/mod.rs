@@ -37,6 +37,7 @@ pub mod remote;
 mod stage;
 #[cfg(test)]
 mod tests;
+mod variables;
 
 use std::collections::BTreeMap;
 
@@ -45,6 +46,7 @@ use crate::oci::{Digest, ImageConfig, Platform};
 
 pub use plan::{Failure, plan};
 pub use remote::Remote;
+pub use variables::Variables;
 
 /// Index of a node in [`Graph::nodes`].
 pub type NodeId = usize;
@@ -123,7 +125,7 @@ pub struct Run {
     /// A heredoc with a `#!` line, run as a file of this name under /dev/pipes.
     pub script: Option<Inline>,
     /// ENV and ARG, in order.
-    pub env: Vec<(String, String)>,
+    pub env: Variables,
     /// Proxy variables that no ARG declares: seen by the program, part of no key.
     pub proxy: Vec<(String, String)>,
     /// Working directory, absolute.

@@ -58,7 +58,7 @@ pub fn parts(node: &Node, below: TreeId, contents: &[Digest]) -> Parts {
 fn run_parts(node: &Node, run: &Run, add: &mut dyn FnMut(&str, String)) {
     add(COMMAND, run.args.join(" "));
     add("script", run.script.as_ref().map(digest_of).unwrap_or_default());
-    for (name, value) in &run.env {
+    for (name, value) in run.env.iter() {
         let value = match is_secret_name(name) {
             true => Digest::of(value.as_bytes()).to_string(),
             // An empty value is a value.
@@ -66,7 +66,7 @@ fn run_parts(node: &Node, run: &Run, add: &mut dyn FnMut(&str, String)) {
         };
         add(&format!("{VARIABLE}{name}"), value);
     }
-    let order: Vec<&str> = run.env.iter().map(|(name, _)| name.as_str()).collect();
+    let order: Vec<&str> = run.env.iter().map(|(name, _)| name).collect();
     add("order of variables", order.join(" "));
     add("platform", node.platform.to_string());
     add("working directory", run.cwd.clone());
@@ -120,13 +120,17 @@ fn short(value: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::{Mount, MountKind, Sharing, key};
+    use crate::graph::{Mount, MountKind, Sharing, Variables, key};
+
+    fn variables(pairs: &[(&str, &str)]) -> Variables {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
 
     fn run_node(change: impl FnOnce(&mut Run)) -> Node {
         let mut run = Run {
             args: vec!["sh".into(), "-c".into(), "make".into()],
             script: None,
-            env: vec![("A".into(), "1".into()), ("B".into(), "2".into())],
+            env: variables(&[("A", "1"), ("B", "2")]),
             proxy: Vec::new(),
             cwd: "/".into(),
             user: String::new(),
@@ -206,12 +210,12 @@ mod tests {
             run_node(|run| run.args[2] = "make all".into()),
             run_node(|run| run.args[2] = "x".repeat(LONGEST + 1)),
             run_node(|run| run.args[2] = "x".repeat(LONGEST + 2)),
-            run_node(|run| run.env[0].1 = "2".into()),
-            run_node(|run| run.env[0].1 = String::new()),
-            run_node(|run| drop(run.env.remove(0))),
-            run_node(|run| run.env.reverse()),
-            run_node(|run| run.env[0] = ("TOKEN".into(), "1".into())),
-            run_node(|run| run.env[0] = ("TOKEN".into(), "2".into())),
+            run_node(|run| run.env = variables(&[("A", "2"), ("B", "2")])),
+            run_node(|run| run.env = variables(&[("A", ""), ("B", "2")])),
+            run_node(|run| run.env = variables(&[("B", "2")])),
+            run_node(|run| run.env = variables(&[("B", "2"), ("A", "1")])),
+            run_node(|run| run.env = variables(&[("TOKEN", "1"), ("B", "2")])),
+            run_node(|run| run.env = variables(&[("TOKEN", "2"), ("B", "2")])),
             run_node(|run| run.cwd = "/src".into()),
             run_node(|run| run.user = "app".into()),
             run_node(|run| run.insecure = true),
@@ -248,7 +252,7 @@ mod tests {
 
     #[test]
     fn secrets_are_not_kept() {
-        let node = run_node(|run| run.env[0] = ("NPM_TOKEN".into(), "s3cr3t-value".into()));
+        let node = run_node(|run| run.env = variables(&[("NPM_TOKEN", "s3cr3t-value")]));
         let parts = parts(&node, TreeId::empty(), &[Digest::of(b"a")]);
         assert!(parts.values().all(|value| !value.contains("s3cr3t")), "{parts:?}");
         assert!(parts.contains_key("content 0") && parts.contains_key(BELOW));

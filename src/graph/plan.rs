@@ -5,6 +5,7 @@
 //! order of the file. What a single stage does is in [`super::stage`].
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 
 use crate::dockerfile::expand;
@@ -99,9 +100,6 @@ pub(super) struct Prepared {
     pub triggers: Vec<Instruction>,
 }
 
-/// What makes two nodes one: operation, parent, inputs, platform, `--no-cache`.
-type Signature = (Op, Option<NodeId>, Vec<NodeId>, Platform, bool);
-
 pub(super) struct Planner<'a> {
     pub dockerfile: &'a Dockerfile,
     pub stages: Vec<Stage<'a>>,
@@ -113,7 +111,8 @@ pub(super) struct Planner<'a> {
     /// Several were.
     pub multi: bool,
     pub graph: Graph,
-    known: HashMap<Signature, NodeId>,
+    /// Nodes by the hash of what makes two of them one.
+    known: HashMap<u64, Vec<NodeId>>,
     images: HashMap<(String, Platform), Rc<Found>>,
 }
 
@@ -314,7 +313,7 @@ impl<'a> Planner<'a> {
             };
             if let Some(value) = value {
                 set(&mut env, name, value);
-                enough(&env, definition.name.span)?;
+                enough(env.len(), definition.name.span)?;
             }
         }
         Ok(env)
@@ -642,20 +641,17 @@ impl<'a> Planner<'a> {
 
     /// Adds a node, or finds the equal one that there is.
     pub fn add_node(&mut self, node: Node) -> NodeId {
-        let key = (
-            node.op.clone(),
-            node.parent,
-            node.inputs.clone(),
-            node.platform.clone(),
-            node.no_cache,
-        );
-        if let Some(&id) = self.known.get(&key) {
+        let mut hasher = DefaultHasher::new();
+        likeness(&node).hash(&mut hasher);
+        let alike = self.known.entry(hasher.finish()).or_default();
+        let nodes = &mut self.graph.nodes;
+        let equal = alike.iter().find(|&&id| likeness(&nodes[id]) == likeness(&node));
+        if let Some(&id) = equal {
             return id;
         }
-        let id = self.graph.nodes.len();
-        self.known.insert(key, id);
-        self.graph.nodes.push(node);
-        id
+        alike.push(nodes.len());
+        nodes.push(node);
+        nodes.len() - 1
     }
 
     /// Turns the target stage into a result (BuildKit: `finalizeResultImage`).
@@ -698,13 +694,18 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// How many variables there may be at a time: each look-up reads them all, and the kernel takes 2 MiB
-/// of them for a program by default (a quarter of RLIMIT_STACK).
+/// What makes two nodes one.
+fn likeness(node: &Node) -> (&Op, Option<NodeId>, &[NodeId], &Platform, bool) {
+    (&node.op, node.parent, &node.inputs, &node.platform, node.no_cache)
+}
+
+/// How many variables there may be at a time: the kernel takes 2 MiB of them for a program by default
+/// (a quarter of RLIMIT_STACK).
 const MOST_VARIABLES: usize = 4_000;
 
 /// Fails when there are more variables than any program could be given.
-pub(super) fn enough(env: &[(String, String)], span: Span) -> Result<(), Failure> {
-    if env.len() <= MOST_VARIABLES {
+pub(super) fn enough(count: usize, span: Span) -> Result<(), Failure> {
+    if count <= MOST_VARIABLES {
         return Ok(());
     }
     let message = format!("this is one variable too many: there are {MOST_VARIABLES} already");

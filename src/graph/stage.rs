@@ -1,6 +1,9 @@
 //! One stage, instruction by instruction: what each does to the file system (a node) and to the
 //! image configuration (BuildKit: `dispatch` in `dockerfile2llb/convert.go`).
 
+use std::collections::HashMap;
+
+use crate::dockerfile::expand::Env;
 use crate::dockerfile::value::{parse_port, parse_signal};
 use crate::dockerfile::{
     ArgDefinition, ChmodSpec, Command, Diagnostic, Form, Instruction, KeyValue,
@@ -11,9 +14,10 @@ use crate::oci::{ImageConfig, Platform};
 
 use super::add::remote_source;
 use super::history::{healthcheck, quoted, run_history, summary};
-use super::plan::{Base, Failure, Planner, PlatformPlan, enough, set};
+use super::plan::{Base, Failure, Planner, PlatformPlan, enough};
 use super::refuse::refuse_run;
 use super::remote::{self, Remote};
+use super::variables::Table;
 use super::{Copy, Inline, MountKind, Network, Node, NodeId, Op, Run, args, check};
 
 /// What BuildKit writes as comment of each history entry, so that tools tell them apart.
@@ -22,13 +26,27 @@ const HISTORY_COMMENT: &str = "buildkit.dockerfile.v0";
 /// The search path of images that have none (BuildKit: `system.DefaultPathEnv`).
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Variables without those that a secret covers.
+struct Without<'a> {
+    env: &'a Table,
+    masked: &'a [String],
+}
+
+impl Env for Without<'_> {
+    fn get(&self, name: &str) -> Option<&str> {
+        if self.masked.iter().any(|masked| masked == name) { None } else { self.env.get(name) }
+    }
+}
+
 /// A stage after some of its instructions.
 #[derive(Clone)]
 pub(super) struct StageState {
     pub node: Option<NodeId>,
     pub config: ImageConfig,
     /// ENV and ARG as a RUN sees them.
-    pub env: Vec<(String, String)>,
+    pub env: Table,
+    /// Where each variable stands in the image's configuration.
+    places: HashMap<String, usize>,
     /// Declared ARGs, for history.
     pub build_args: Vec<(String, Option<String>)>,
     pub platform: Platform,
@@ -125,7 +143,8 @@ impl Planner<'_> {
                 StageState {
                     node,
                     config,
-                    env: Vec::new(),
+                    env: Table::default(),
+                    places: HashMap::new(),
                     build_args: Vec::new(),
                     platform,
                     base: Some(*image),
@@ -147,9 +166,10 @@ impl Planner<'_> {
         if !path && state.platform.os != "windows" {
             state.config.config.env.push(format!("PATH={DEFAULT_PATH}"));
         }
-        for pair in &state.config.config.env {
+        for (place, pair) in state.config.config.env.iter().enumerate() {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            set(&mut state.env, name, value.to_owned());
+            state.places.entry(name.to_owned()).or_insert(place);
+            state.env.set(name, value);
         }
         if !state.config.config.working_dir.is_empty() {
             let path = clean_workdir("/", &state.config.config.working_dir);
@@ -172,7 +192,8 @@ fn scratch(platform: &Platform) -> StageState {
     StageState {
         node: None,
         config,
-        env: Vec::new(),
+        env: Table::default(),
+        places: HashMap::new(),
         build_args: Vec::new(),
         platform: platform.clone(),
         base: None,
@@ -376,8 +397,8 @@ impl Walk<'_, '_> {
         let mut masked = Vec::new();
         for mount in &run.mounts {
             let escape = self.escape();
-            let env = state.env.clone();
-            let spec = mount.resolve(&mut |word: &Word| Ok(word.expand(&env, escape)?.text))?;
+            let env = &state.env;
+            let spec = mount.resolve(&mut |word: &Word| Ok(word.expand(env, escape)?.text))?;
             let resolved = self.mount(state, mount, spec, &mut inputs)?;
             if let MountKind::Secret { env: Some(name), .. } = &resolved.kind {
                 masked.push(name.clone());
@@ -395,10 +416,9 @@ impl Walk<'_, '_> {
         let proxy = args::proxy_env(&self.planner.request.build_args)
             .into_iter()
             .filter(|(name, _)| !declared(name))
-            .filter(|(name, _)| !state.env.iter().any(|(key, _)| key == name))
+            .filter(|(name, _)| state.env.get(name).is_none())
             .collect();
-        let shown: Vec<(String, String)> =
-            state.env.iter().filter(|(name, _)| !masked.contains(name)).cloned().collect();
+        let shown = Without { env: &state.env, masked: &masked };
         let mut text = expand::expand_display(&instruction.original, &shown, self.escape());
         if let Some(heredoc) = run.heredocs.first() {
             text.push_str(&format!(" ({})", summary(&heredoc.content)));
@@ -413,7 +433,7 @@ impl Walk<'_, '_> {
         let op = Op::Run(Box::new(Run {
             args,
             script,
-            env: state.env.clone(),
+            env: state.env.list().clone(),
             proxy,
             cwd,
             user: state.config.config.user.clone(),
@@ -630,14 +650,19 @@ impl Walk<'_, '_> {
         let mut text = "ENV".to_owned();
         for (name, value) in self.pairs(state, pairs)? {
             text.push_str(&format!(" {name}={value}"));
-            set(&mut state.env, &name, value.clone());
-            enough(&state.env, pairs.first().map_or(Span::default(), |pair| pair.key.span))?;
+            state.env.set(&name, &value);
+            enough(
+                state.env.list().len(),
+                pairs.first().map_or(Span::default(), |pair| pair.key.span),
+            )?;
             let pair = format!("{name}={value}");
-            let prefix = format!("{name}=");
             let env = &mut state.config.config.env;
-            match env.iter_mut().find(|old| old.starts_with(&prefix) || **old == name) {
-                Some(old) => *old = pair,
-                None => env.push(pair),
+            match state.places.get(&name) {
+                Some(&place) => env[place] = pair,
+                None => {
+                    state.places.insert(name, env.len());
+                    env.push(pair);
+                }
             }
         }
         push_history(&mut state.config, text, false);
@@ -691,8 +716,8 @@ impl Walk<'_, '_> {
             if let Some(value) = &value
                 && !args::NOT_EXPORTED.contains(&name.as_str())
             {
-                set(&mut state.env, name, value.clone());
-                enough(&state.env, definition.name.span)?;
+                state.env.set(name, value);
+                enough(state.env.list().len(), definition.name.span)?;
             }
             texts.push(match &value {
                 Some(value) => format!("{name}={value}"),

@@ -100,7 +100,7 @@ impl Mounts<'_> {
         // Below /dev: no stub.
         self.list.push(sandbox::Mount { target: CA_BUNDLE.to_owned(), kind });
         for name in CA_VARIABLES {
-            if !run.env.iter().any(|(known, _)| known == name) {
+            if run.env.get(name).is_none() {
                 self.env.push((name.to_owned(), CA_BUNDLE.to_owned()));
             }
         }

@@ -325,8 +325,8 @@ fn directory(path: RootPath, mode: u32, uid: u32, gid: u32, mtime: i64) -> Entry
 
 fn environment(run: &graph::Run, secrets: Vec<(String, String)>) -> Vec<String> {
     let mut names = BTreeSet::new();
-    let all = run.env.iter().chain(&run.proxy).cloned().chain(secrets);
-    let mut pairs: Vec<(String, String)> = all.collect();
+    let mut pairs = run.env.to_vec();
+    pairs.extend(run.proxy.iter().cloned().chain(secrets));
     pairs.reverse();
     pairs.retain(|(name, _)| names.insert(name.clone()));
     pairs.reverse();
@@ -453,7 +453,7 @@ impl Mounts<'_> {
         self.agents.push(socket);
         self.push(&mount.target, StubKind::File, kind);
         let has_own = match &self.conductor.graph.nodes[self.node].op {
-            Op::Run(run) => run.env.iter().any(|(name, _)| name == "SSH_AUTH_SOCK"),
+            Op::Run(run) => run.env.get("SSH_AUTH_SOCK").is_some(),
             _ => false,
         };
         if *sets_variable && !has_own {
@@ -744,7 +744,7 @@ mod tests {
         let run = graph::Run {
             args: Vec::new(),
             script: None,
-            env: vec![("A".into(), "1".into()), ("B".into(), "2".into())],
+            env: graph::Variables::from_iter([("A".into(), "1".into()), ("B".into(), "2".into())]),
             proxy: vec![("P".into(), "p".into())],
             cwd: "/".into(),
             user: String::new(),
