@@ -74,7 +74,8 @@ impl Env for Vec<(String, String)> {
 pub struct Expanded {
     /// The text.
     pub text: String,
-    /// The same, split at blanks that were not quoted, those inside values included.
+    /// The same, split at blanks that were not quoted, those inside values included; only from
+    /// [`expand_words`].
     pub words: Vec<String>,
     /// The names that were asked for and set.
     pub used: BTreeSet<String>,
@@ -145,7 +146,10 @@ pub fn expand_word(word: &str, env: &dyn Env, escape: Escape) -> Result<Expanded
 
 /// Expands a word for use as several (EXPOSE): take [`Expanded::words`].
 pub fn expand_words(word: &str, env: &dyn Env, escape: Escape) -> Result<Expanded, Error> {
-    Lexer::new(escape).run(word, env)
+    let (mut words, mut run) = (Words::default(), Run::new(Lexer::new(escape), word, env));
+    let text = run.until(None, &mut Some(&mut words))?;
+    words.flush(run.at);
+    Ok(Expanded { text, words: words.words, used: run.used, unset: run.unset })
 }
 
 /// Expands the body of a heredoc for COPY and ADD: variables and backslashes, but quotes stay. The
@@ -223,10 +227,9 @@ impl Lexer {
 
     /// Expands a text.
     pub fn run(self, text: &str, env: &dyn Env) -> Result<Expanded, Error> {
-        let (mut words, mut run) = (Words::default(), Run::new(self, text, env));
-        let text = run.until(None, &mut Some(&mut words))?;
-        words.flush(run.at);
-        Ok(Expanded { text, words: words.words, used: run.used, unset: run.unset })
+        let mut run = Run::new(self, text, env);
+        let text = run.until(None, &mut None)?;
+        Ok(Expanded { text, words: Vec::new(), used: run.used, unset: run.unset })
     }
 
     /// Splits a text into words, and gives those that hold `needle`, each with its place. (In a line of
@@ -260,6 +263,22 @@ impl Words {
             self.start = at;
         }
         self.current.push_str(text);
+    }
+
+    /// Adds plain text, each piece with its own place.
+    fn push_plain(&mut self, text: &str, at: usize) {
+        let mut rest = text;
+        while let Some(blank) = rest.find(char::is_whitespace) {
+            let begin = at + text.len() - rest.len();
+            if blank > 0 {
+                self.push_raw(&rest[..blank], begin);
+            }
+            self.flush(begin + blank);
+            rest = rest[blank..].trim_start_matches(char::is_whitespace);
+        }
+        if !rest.is_empty() {
+            self.push_raw(rest, at + text.len() - rest.len());
+        }
     }
 
     fn push_split(&mut self, text: &str, at: usize) {
@@ -319,6 +338,14 @@ impl<'a> Run<'a> {
     ) -> Result<String, Error> {
         let mut out = String::new();
         loop {
+            let plain = self.plain(stop);
+            if !plain.is_empty() {
+                if let Some(words) = words {
+                    words.push_plain(plain, self.at);
+                }
+                out.push_str(plain);
+                self.at += plain.len();
+            }
             let at = self.at;
             let Some(c) = self.peek() else { break };
             if Some(c) == stop {
@@ -370,6 +397,18 @@ impl<'a> Run<'a> {
             None => Ok(out),
             Some(_) => Err(Error::Brace),
         }
+    }
+
+    /// Gives the text up to the next character that may mean something; all of those are ASCII.
+    fn plain(&self, stop: Option<char>) -> &'a str {
+        let rest = &self.text[self.at..];
+        let special = |byte: u8| {
+            matches!(byte, b'$' | b'<' | b'\'' | b'"')
+                || char::from(byte) == self.lexer.escape
+                || Some(char::from(byte)) == stop
+        };
+        let len = rest.bytes().position(|byte| byte.is_ascii() && special(byte));
+        &rest[..len.unwrap_or(rest.len())]
     }
 
     fn angle(&mut self) -> String {

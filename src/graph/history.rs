@@ -1,33 +1,35 @@
 //! The texts of history entries, as BuildKit writes them: Go's ways to print lists and durations.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 use crate::dockerfile::Healthcheck;
 use crate::dockerfile::expand::Env;
 use crate::oci::config::Healthcheck as ConfigHealthcheck;
 
-/// Writes a RUN as BuildKit's `runCommandString` does: `|N NAME=value … args`.
-pub(super) fn run_history(
-    args: &[String],
-    declared: &[(String, Option<String>)],
-    env: &dyn Env,
-) -> String {
+/// Writes a RUN as BuildKit's `runCommandString` does: `|N NAME=value … args`, of which `declared`
+/// is what [`declared`] gives.
+pub(super) fn run_history(declared: &str, args: &[String]) -> String {
+    format!("RUN {declared}{} # buildkit", args.join(" "))
+}
+
+/// Writes the ARGs that are declared where a RUN stands, each once: `|N NAME=value … `.
+pub(super) fn declared(args: &[(String, Option<String>)], env: &dyn Env) -> String {
     let mut order: Vec<&str> = Vec::new();
-    let mut values: BTreeMap<&str, String> = BTreeMap::new();
-    for (name, value) in declared {
-        let found = env.get(name).map(str::to_owned);
-        if !values.contains_key(name.as_str()) {
+    let mut values: HashMap<&str, &str> = HashMap::new();
+    for (name, value) in args {
+        let value = env.get(name).or(value.as_deref()).unwrap_or_default();
+        if values.insert(name, value).is_none() {
             order.push(name);
         }
-        values.insert(name, found.unwrap_or_else(|| value.clone().unwrap_or_default()));
     }
-    let mut parts = Vec::new();
+    let mut text = String::new();
     if !order.is_empty() {
-        parts.push(format!("|{}", order.len()));
-        parts.extend(order.iter().map(|name| format!("{name}={}", values[name])));
+        text.push_str(&format!("|{} ", order.len()));
     }
-    parts.extend(args.iter().cloned());
-    format!("RUN {} # buildkit", parts.join(" "))
+    for name in order {
+        text.extend([name, "=", values[name], " "]);
+    }
+    text
 }
 
 pub(super) fn summary(text: &str) -> String {
@@ -158,9 +160,12 @@ mod tests {
     #[test]
     fn run_history_names_build_args_once() {
         let args = ["/bin/sh".to_owned(), "-c".to_owned(), "x".to_owned()];
-        let declared = [("A".to_owned(), Some("1".to_owned())), ("A".to_owned(), None)];
+        let twice = [("A".to_owned(), Some("1".to_owned())), ("A".to_owned(), None)];
         let env = vec![("A".to_owned(), "2".to_owned())];
-        assert_eq!(run_history(&args, &declared, &env), "RUN |1 A=2 /bin/sh -c x # buildkit");
-        assert_eq!(run_history(&args, &[], &env), "RUN /bin/sh -c x # buildkit");
+        let text = |list: &[(String, Option<String>)]| run_history(&declared(list, &env), &args);
+        assert_eq!(text(&twice), "RUN |1 A=2 /bin/sh -c x # buildkit");
+        assert_eq!(text(&[]), "RUN /bin/sh -c x # buildkit");
+        let unset = [("B".to_owned(), None), ("C".to_owned(), Some("3".to_owned()))];
+        assert_eq!(text(&unset), "RUN |2 B= C=3 /bin/sh -c x # buildkit");
     }
 }

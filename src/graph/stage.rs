@@ -13,7 +13,7 @@ use crate::oci::config::History;
 use crate::oci::{ImageConfig, Platform};
 
 use super::add::remote_source;
-use super::history::{healthcheck, quoted, run_history, summary};
+use super::history::{declared, healthcheck, quoted, run_history, summary};
 use super::plan::{Base, Failure, Planner, PlatformPlan, enough};
 use super::refuse::refuse_run;
 use super::remote::{self, Remote};
@@ -49,6 +49,8 @@ pub(super) struct StageState {
     places: HashMap<String, usize>,
     /// Declared ARGs, for history.
     pub build_args: Vec<(String, Option<String>)>,
+    /// How history tells them; None when they have changed since the last RUN.
+    declared: Option<String>,
     pub platform: Platform,
     pub base: Option<usize>,
     pub base_history: usize,
@@ -146,6 +148,7 @@ impl Planner<'_> {
                     env: Table::default(),
                     places: HashMap::new(),
                     build_args: Vec::new(),
+                    declared: None,
                     platform,
                     base: Some(*image),
                     base_history,
@@ -195,6 +198,7 @@ fn scratch(platform: &Platform) -> StageState {
         env: Table::default(),
         places: HashMap::new(),
         build_args: Vec::new(),
+        declared: None,
         platform: platform.clone(),
         base: None,
         base_history: 0,
@@ -412,10 +416,10 @@ impl Walk<'_, '_> {
             Some(NetworkFlag::None) => Network::None,
             Some(NetworkFlag::Host) => Network::Host,
         };
-        let declared = |name: &str| state.build_args.iter().any(|(arg, _)| arg == name);
+        let is_declared = |name: &str| state.build_args.iter().any(|(arg, _)| arg == name);
         let proxy = args::proxy_env(&self.planner.request.build_args)
             .into_iter()
-            .filter(|(name, _)| !declared(name))
+            .filter(|(name, _)| !is_declared(name))
             .filter(|(name, _)| state.env.get(name).is_none())
             .collect();
         let shown = Without { env: &state.env, masked: &masked };
@@ -424,7 +428,9 @@ impl Walk<'_, '_> {
             text.push_str(&format!(" ({})", summary(&heredoc.content)));
         }
         let name = self.name(state, &text, triggered);
-        let history = run_history(&args, &state.build_args, &state.env);
+        let declared =
+            state.declared.get_or_insert_with(|| declared(&state.build_args, &state.env));
+        let history = run_history(declared, &args);
         push_history(&mut state.config, history, true);
         let cwd = match state.config.config.working_dir.as_str() {
             "" => "/".to_owned(),
@@ -647,6 +653,7 @@ impl Walk<'_, '_> {
     }
 
     fn env(&mut self, state: &mut StageState, pairs: &[KeyValue]) -> Result<(), Failure> {
+        state.declared = None;
         let mut text = "ENV".to_owned();
         for (name, value) in self.pairs(state, pairs)? {
             text.push_str(&format!(" {name}={value}"));
@@ -703,6 +710,7 @@ impl Walk<'_, '_> {
     }
 
     fn arg(&mut self, state: &mut StageState, list: &[ArgDefinition]) -> Result<(), Failure> {
+        state.declared = None;
         let mut texts = Vec::new();
         for definition in list {
             let name = &definition.name.text;
@@ -732,7 +740,8 @@ impl Walk<'_, '_> {
     fn expose(&mut self, state: &mut StageState, words: &[Word]) -> Result<(), Failure> {
         let mut names = Vec::new();
         for word in words {
-            let expanded = word.expand(&state.env, self.escape())?;
+            let expanded = expand::expand_words(&word.text, &state.env, self.escape())
+                .map_err(|error| word.blame(&error))?;
             for text in &expanded.words {
                 let range = parse_port(text).map_err(|error| {
                     Diagnostic::error("E0618", word.span, error.to_string())
