@@ -214,14 +214,15 @@ fn send(conductor: &Conductor<'_>, mount: &MountId, spot: &Spot) -> Result<(), F
     manifest.artifact_type = Some(MEDIA_TYPE.to_owned());
     let (mut descriptor, bytes) = manifest.encode();
     descriptor.artifact_type = Some(MEDIA_TYPE.to_owned());
-    let open: &mut OpenBlob<'_> =
-        &mut || Ok(Box::new(build.store.blobs().open(&layer.digest)?) as Box<_>);
+    let open: &mut OpenBlob<'_> = &mut |offset| {
+        let file = build.store.blobs().open(&layer.digest)?;
+        transport::file_from(file, &layer, offset)
+    };
     let sent = spot
         .shelf
         .put_blob(&layer, open)
         .and_then(|()| {
-            let open: &mut OpenBlob<'_> =
-                &mut || Ok(Box::new(std::io::Cursor::new(text.clone())) as Box<_>);
+            let open: &mut OpenBlob<'_> = &mut |offset| Ok(transport::bytes_from(&text, offset));
             spot.shelf.put_blob(&config, open)
         })
         .and_then(|()| spot.shelf.replace(&spot.tag(&mount.id), &descriptor, &bytes));

@@ -93,7 +93,7 @@ impl Client {
             if std::mem::take(&mut transfer.progress) >= FORGIVE {
                 failures = 0;
             }
-            if !error.is_temporary() || failures >= self.inner.options.retries {
+            if !error.is_temporary() {
                 return Err(error);
             }
             self.inner.http.pause(failures, error)?;

@@ -31,6 +31,8 @@ pub enum Error {
         url: String,
         /// Whether another attempt could work.
         temporary: bool,
+        /// Whether there have been enough attempts.
+        tried: bool,
         /// Why.
         #[source]
         source: io::Error,
@@ -82,6 +84,19 @@ pub enum Error {
         registry: String,
         /// For how long.
         retry_after: Option<Duration>,
+    },
+    /// Requests that are too large, however small they are made.
+    #[error(
+        "{what} cannot be pushed to: requests of {size} bytes are refused as too large (413){}; raise the limit of the proxy in front of the registry (nginx: client_max_body_size)",
+        ApiErrors(errors)
+    )]
+    RequestTooLarge {
+        /// The repository.
+        what: String,
+        /// The size of the last request.
+        size: u64,
+        /// What the registry says about it.
+        errors: Vec<ApiError>,
     },
     /// Content that is not what its digest says.
     #[error("{what}: content has digest {found}, expected {expected}")]

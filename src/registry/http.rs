@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use ureq::http;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
@@ -22,6 +22,9 @@ use crate::oci::reference::DOCKER_HUB;
 const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
 /// As many as browsers and Go follow.
 const MAX_REDIRECTS: usize = 10;
+/// A port that nobody listens on is rarely served a little later: a registry that restarts takes
+/// some seconds, and a name or port that is wrong should be told soon.
+const REFUSED_RETRIES: u32 = 2;
 /// How much of an error page is read.
 const MAX_ERROR_BODY: u64 = 64 << 10;
 /// The longest pause between two attempts that we choose ourselves.
@@ -34,6 +37,7 @@ pub(super) enum Method {
     Head,
     Post,
     Put,
+    Patch,
 }
 
 impl Method {
@@ -43,6 +47,7 @@ impl Method {
             Method::Head => "HEAD",
             Method::Post => "POST",
             Method::Put => "PUT",
+            Method::Patch => "PATCH",
         }
     }
 }
@@ -81,8 +86,10 @@ pub(super) struct Http {
     extra_certs: Vec<Certificate<'static>>,
     verified: OnceLock<Agent>,
     unverified: OnceLock<Agent>,
-    /// The scheme of loopback and insecure registries, once found out.
+    /// The scheme of loopback and insecure registries, once found out. Held while one is asked.
     schemes: Mutex<HashMap<String, Scheme>>,
+    /// When registries last refused to be connected to.
+    refusals: Mutex<HashMap<String, Instant>>,
 }
 
 impl Http {
@@ -94,6 +101,7 @@ impl Http {
             verified: OnceLock::new(),
             unverified: OnceLock::new(),
             schemes: Mutex::default(),
+            refusals: Mutex::default(),
         })
     }
 
@@ -110,9 +118,17 @@ impl Http {
         } else {
             return Ok(Url::new(Scheme::Https, host, "/v2/"));
         };
+        let asked = Instant::now();
         let mut known = self.schemes.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(scheme) = known.get(host) {
             return Ok(Url::new(*scheme, host, "/v2/"));
+        }
+        let refused = |at: &Instant| *at >= asked;
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        if refusals.get(host).is_some_and(refused) {
+            // Another thread has just asked long enough, while this one waited for it.
+            let url = Url::new(order[0], host, "/v2/");
+            return Err(final_error(refused_error(Method::Get, &url)));
         }
         let mut first_error = None;
         for scheme in order {
@@ -130,13 +146,15 @@ impl Http {
                     first_error.get_or_insert(error);
                     // A refused connection is the same for both schemes.
                     if first_error.as_ref().is_some_and(is_refused) {
+                        refusals.insert(host.to_owned(), Instant::now());
                         break;
                     }
                 }
             }
         }
         match first_error {
-            Some(error) => Err(error),
+            // All attempts have been made; whoever retries the request must not make them again.
+            Some(error) => Err(final_error(error)),
             None => Ok(Url::new(order[0], host, "/v2/")),
         }
     }
@@ -223,7 +241,7 @@ impl Http {
         if let Some(value) = authorization {
             builder = builder.header("authorization", value);
         }
-        let has_body = matches!(request.method, Method::Post | Method::Put);
+        let has_body = matches!(request.method, Method::Post | Method::Put | Method::Patch);
         let agent = self.agent(url);
         let bad = |error: http::Error| failed(ureq::Error::Http(error));
         let response = if has_body {
@@ -297,7 +315,7 @@ impl Http {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
-            if !error.is_temporary() || tries >= self.options.retries {
+            if !error.is_temporary() {
                 return Err(error);
             }
             self.pause(tries, error)?;
@@ -305,8 +323,14 @@ impl Http {
         }
     }
 
-    /// Waits before attempt `tries` + 2, or gives the error back when the wait would be too long.
+    /// Waits before attempt `tries` + 2, or gives the error back when there have been enough or the
+    /// wait would be too long.
     pub(super) fn pause(&self, tries: u32, error: Error) -> Result<()> {
+        let most = self.options.retries;
+        let most = if is_refused(&error) { most.min(REFUSED_RETRIES) } else { most };
+        if tries >= most || matches!(error, Error::Connection { tried: true, .. }) {
+            return Err(error);
+        }
         let own = backoff(self.options.retry_delay, tries);
         let wait = match error.retry_after() {
             Some(asked) if asked > self.options.max_retry_after => {
@@ -394,7 +418,13 @@ impl Response {
 
 /// Makes the error for a body that broke off; trying again may help.
 pub(super) fn read_error(method: Method, url: &Url, source: io::Error) -> Error {
-    Error::Connection { method: method.as_str(), url: url.to_string(), temporary: true, source }
+    Error::Connection {
+        method: method.as_str(),
+        url: url.to_string(),
+        temporary: true,
+        tried: false,
+        source,
+    }
 }
 
 fn connection_error(method: Method, url: &Url, error: ureq::Error) -> Error {
@@ -415,7 +445,13 @@ fn connection_error(method: Method, url: &Url, error: ureq::Error) -> Error {
         E::Timeout(_) => io::Error::new(io::ErrorKind::TimedOut, error),
         other => io::Error::other(other),
     };
-    Error::Connection { method: method.as_str(), url: url.to_string(), temporary, source }
+    Error::Connection {
+        method: method.as_str(),
+        url: url.to_string(),
+        temporary,
+        tried: false,
+        source,
+    }
 }
 
 /// rustls hands its errors on inside of io errors of this kind.
@@ -434,6 +470,27 @@ fn certificate_reason(source: io::Error) -> io::Error {
          which is not accepted: make it again with `openssl req -x509 -addext \
          basicConstraints=critical,CA:FALSE …`, or name the host with --insecure-registry",
     )
+}
+
+fn refused_error(method: Method, url: &Url) -> Error {
+    let source = io::ErrorKind::ConnectionRefused.into();
+    Error::Connection {
+        method: method.as_str(),
+        url: url.to_string(),
+        temporary: true,
+        tried: true,
+        source,
+    }
+}
+
+/// Marks an error as one after which nobody tries again.
+fn final_error(error: Error) -> Error {
+    match error {
+        Error::Connection { method, url, temporary, source, .. } => {
+            Error::Connection { method, url, temporary, tried: true, source }
+        }
+        other => other,
+    }
 }
 
 fn is_refused(error: &Error) -> bool {

@@ -39,6 +39,8 @@ pub(crate) mod fake;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod upload_tests;
+#[cfg(test)]
 #[path = "../../tests/support/web.rs"]
 pub(crate) mod web;
 
@@ -95,6 +97,9 @@ pub struct Options {
     /// See [`Options::stall_timeout`]. The default is far below any modem, and far above the one
     /// byte a second of a server that wants to hold us.
     pub stall_bytes: u64,
+    /// The most bytes of one request, once an upload goes in chunks: after it broke in the middle,
+    /// or when all of it at once was refused.
+    pub chunk_size: u64,
 }
 
 impl Default for Options {
@@ -114,6 +119,7 @@ impl Default for Options {
             answer_timeout: Duration::from_secs(300),
             stall_timeout: Duration::from_secs(30),
             stall_bytes: 16 << 10,
+            chunk_size: 32 << 20,
         }
     }
 }

@@ -156,9 +156,9 @@ struct Window {
     bytes: u64,
 }
 
-/// After so many bytes an earlier failure is forgiven: a long download over a bad line may break
+/// After so many bytes an earlier failure is forgiven: a long transfer over a bad line may break
 /// often, as long as it gets on.
-const FORGIVE: u64 = 1 << 20;
+pub(super) const FORGIVE: u64 = 1 << 20;
 
 impl BlobReader {
     /// Gives how many bytes were read, counted from the start of the blob.
@@ -324,9 +324,6 @@ impl BlobReader {
                         self.failures = 0;
                     }
                     self.progress = 0;
-                    if self.failures >= self.options().retries {
-                        return Err(error);
-                    }
                     self.client.inner.http.pause(self.failures, error)?;
                     self.failures += 1;
                 }

@@ -10,7 +10,7 @@ use crate::oci::{Descriptor, Digest, Index, Manifest, media_type};
 
 const REPOSITORY: &str = "team/app";
 
-fn options() -> Options {
+pub(super) fn options() -> Options {
     Options {
         proxy: false,
         retries: 3,
@@ -27,21 +27,21 @@ fn client() -> Client {
     Client::new(options()).unwrap()
 }
 
-fn client_with(key: &str, credential: Credential) -> Client {
+pub(super) fn client_with(key: &str, credential: Credential) -> Client {
     let credentials = vec![CredentialSource::Fixed { key: key.to_owned(), credential }];
     Client::new(Options { credentials, ..options() }).unwrap()
 }
 
-fn user(name: &str, password: &str) -> Credential {
+pub(super) fn user(name: &str, password: &str) -> Credential {
     Credential::Basic { username: name.to_owned(), password: Secret::new(password) }
 }
 
-fn reference(registry: &FakeRegistry, rest: &str) -> Reference {
+pub(super) fn reference(registry: &FakeRegistry, rest: &str) -> Reference {
     format!("{}/{REPOSITORY}{rest}", registry.host()).parse().unwrap()
 }
 
 /// Bytes that do not repeat soon.
-fn noise(length: usize) -> Vec<u8> {
+pub(super) fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x2545_F491_4F6C_DD1Du64;
     let mut out = Vec::with_capacity(length);
     while out.len() < length {
@@ -80,7 +80,7 @@ fn read(
 }
 
 #[track_caller]
-fn clean(registry: &FakeRegistry) {
+pub(super) fn clean(registry: &FakeRegistry) {
     assert_eq!(registry.violations(), Vec::<String>::new());
 }
 
@@ -398,8 +398,8 @@ fn push(
     from: Option<&str>,
 ) -> Result<Pushed> {
     let descriptor = Descriptor::of("x", bytes);
-    client.push_blob(repository, &descriptor, from, &mut || {
-        Ok(Box::new(std::io::Cursor::new(bytes.to_vec())))
+    client.push_blob(repository, &descriptor, from, &mut |offset| {
+        Ok(Box::new(std::io::Cursor::new(bytes[offset as usize..].to_vec())))
     })
 }
 
@@ -491,7 +491,7 @@ fn a_token_that_ends_during_an_upload_is_renewed() {
     let mut first = true;
     let blob = noise(10_000);
     let descriptor = Descriptor::of("x", &blob);
-    let pushed = client.push_blob(&repository, &descriptor, None, &mut || {
+    let pushed = client.push_blob(&repository, &descriptor, None, &mut |_| {
         // Between the POST and the PUT.
         if std::mem::take(&mut first) {
             registry.expire_tokens();
@@ -509,7 +509,7 @@ fn wrong_uploads_are_told() {
     let repository = reference(&registry, "");
     let descriptor = Descriptor::new("x", Digest::of(b"hello"), 5);
     let send = |bytes: &'static [u8]| {
-        client.push_blob(&repository, &descriptor, None, &mut || Ok(Box::new(bytes)))
+        client.push_blob(&repository, &descriptor, None, &mut |_| Ok(Box::new(bytes)))
     };
     let error = send(b"hullo").unwrap_err().to_string();
     assert!(error.contains("DIGEST_INVALID"), "{error}");
@@ -518,7 +518,7 @@ fn wrong_uploads_are_told() {
     let error = send(b"hello!").unwrap_err().to_string();
     assert!(error.contains("has 6 bytes, expected 5"), "{error}");
     let error = client
-        .push_blob(&repository, &descriptor, None, &mut || {
+        .push_blob(&repository, &descriptor, None, &mut |_| {
             Err(std::io::Error::other("the disk is gone"))
         })
         .unwrap_err();

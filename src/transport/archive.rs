@@ -610,7 +610,7 @@ impl Sink for ArchiveSink {
     fn put_blob(&self, descriptor: &Descriptor, open: &mut OpenBlob<'_>) -> Result<()> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let place = state.out.path().display().to_string();
-        let mut reader = Verified::new(open()?, descriptor, &place);
+        let mut reader = Verified::new(open(0)?, descriptor, &place);
         state.add(&blob_name(&descriptor.digest), descriptor.size, &mut reader)
     }
 

@@ -442,6 +442,10 @@ impl Source for Assembled {
         self.of(&descriptor.digest)?.blob(descriptor)
     }
 
+    fn blob_from(&self, descriptor: &Descriptor, offset: u64) -> Result<Box<dyn Read + Send>> {
+        self.of(&descriptor.digest)?.blob_from(descriptor, offset)
+    }
+
     fn blob_file(&self, descriptor: &Descriptor) -> Option<PathBuf> {
         self.of(&descriptor.digest).ok()?.blob_file(descriptor)
     }

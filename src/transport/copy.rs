@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::io::Read;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::blob::{read_all, read_error};
 use super::error::{Error, Result};
@@ -223,21 +224,23 @@ fn put(
     if media_type::is_foreign(&blob.media_type) && source.blob(blob).is_err() {
         return Ok(false);
     }
-    sink.put_blob_from(blob, source.origin(blob).as_ref(), &mut || {
-        let inner = source.blob(blob)?;
-        Ok(Box::new(Told { inner, count: 0, next: 0, blob, label: label.clone(), progress }))
+    let told = AtomicU64::new(0);
+    sink.put_blob_from(blob, source.origin(blob).as_ref(), &mut |offset| {
+        let inner = source.blob_from(blob, offset)?;
+        Ok(Box::new(Told { inner, count: offset, told: &told, blob, label: &label, progress }))
     })?;
     progress(&label, blob.size, Some(blob.size));
     Ok(true)
 }
 
-/// Tells of progress while it is read. A blob that is sent again starts again.
+/// Tells of progress while it is read. Bytes that are sent again count once.
 struct Told<'a> {
     inner: Box<dyn Read + Send>,
     count: u64,
-    next: u64,
+    /// How far was told, by this attempt or an earlier one.
+    told: &'a AtomicU64,
     blob: &'a Descriptor,
-    label: String,
+    label: &'a str,
     progress: &'a Progress<'a>,
 }
 
@@ -248,9 +251,10 @@ impl Read for Told<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let count = self.inner.read(buffer)?;
         self.count += count as u64;
-        if self.count >= self.next {
-            self.next = self.count + REPORT;
-            (self.progress)(&self.label, self.count, Some(self.blob.size));
+        let told = self.told.load(Ordering::Relaxed);
+        if self.count >= told + REPORT || told == 0 {
+            self.told.store(self.count.max(1), Ordering::Relaxed);
+            (self.progress)(self.label, self.count, Some(self.blob.size));
         }
         Ok(count)
     }

@@ -183,7 +183,7 @@ impl Sink for DirSink {
         let path = self.path.join(&name);
         let place = path.display().to_string();
         let mut file = self.temporary()?;
-        let mut reader = Verified::new(open()?, descriptor, &place);
+        let mut reader = Verified::new(open(0)?, descriptor, &place);
         pump(&mut reader, &mut file, &place, "content", &mut |_| {}).map_err(
             |error| match error {
                 PumpError::Read(error) => error,

@@ -109,6 +109,10 @@ impl Source for Filtered {
         self.inner.blob(descriptor)
     }
 
+    fn blob_from(&self, descriptor: &Descriptor, offset: u64) -> Result<Box<dyn Read + Send>> {
+        self.inner.blob_from(descriptor, offset)
+    }
+
     fn blob_file(&self, descriptor: &Descriptor) -> Option<PathBuf> {
         self.inner.blob_file(descriptor)
     }

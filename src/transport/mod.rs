@@ -55,7 +55,7 @@ mod fixture;
 #[cfg(test)]
 mod tests;
 
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -65,6 +65,7 @@ use crate::store::Store;
 
 pub use crate::registry::Client;
 pub use blob::Verified;
+use blob::read_error;
 pub use contents::read_contents;
 pub use copy::{Copied, CopyOptions, copy, copy_with, read_small};
 pub use error::{Error, Result};
@@ -82,6 +83,22 @@ pub trait Source: Send + Sync {
 
     /// Opens a blob. The reader verifies digest and size: its last read fails when they are wrong.
     fn blob(&self, descriptor: &Descriptor) -> Result<Box<dyn Read + Send>>;
+
+    /// Opens a blob at an offset, to go on with it elsewhere. Whoever has the bytes before must
+    /// verify the whole.
+    fn blob_from(&self, descriptor: &Descriptor, offset: u64) -> Result<Box<dyn Read + Send>> {
+        if offset == 0 {
+            return self.blob(descriptor);
+        }
+        let place = self.describe();
+        let wrong = |error| read_error(&place, &descriptor.digest.to_string(), error);
+        if let Some(path) = self.blob_file(descriptor) {
+            let mut file = std::fs::File::open(path).map_err(wrong)?;
+            file.seek(SeekFrom::Start(offset)).map_err(wrong)?;
+            return Ok(Box::new(file));
+        }
+        skip(self.blob(descriptor)?, offset).map_err(wrong)
+    }
 
     /// Gives a file that holds a blob and nothing else, where there is one. Whoever takes it must
     /// verify it.
@@ -122,8 +139,8 @@ pub trait Sink: Send + Sync {
     /// Tells whether a blob is there already.
     fn has_blob(&self, descriptor: &Descriptor) -> Result<bool>;
 
-    /// Stores a blob. `open` gives its content from the start, once for each attempt. Digest and
-    /// size are verified.
+    /// Stores a blob. `open` gives its content, once for each attempt. Digest and size are
+    /// verified.
     fn put_blob(&self, descriptor: &Descriptor, open: &mut OpenBlob<'_>) -> Result<()>;
 
     /// Stores a blob that is a file which does not change, by a link where it can. Says `false`
@@ -160,8 +177,34 @@ pub trait Sink: Send + Sync {
     }
 }
 
-/// Opens content anew.
-pub type OpenBlob<'a> = dyn FnMut() -> Result<Box<dyn Read + Send + 'a>> + 'a;
+/// Opens content for an attempt, at an offset that is 0 or where the last attempt broke.
+pub type OpenBlob<'a> = dyn FnMut(u64) -> Result<Box<dyn Read + Send + 'a>> + 'a;
+
+/// Reads `offset` bytes and throws them away.
+fn skip<'a>(
+    mut reader: Box<dyn Read + Send + 'a>,
+    offset: u64,
+) -> std::io::Result<Box<dyn Read + Send + 'a>> {
+    std::io::copy(&mut reader.by_ref().take(offset), &mut std::io::sink())?;
+    Ok(reader)
+}
+
+/// Gives bytes from memory as [`OpenBlob`] wants them.
+pub fn bytes_from(bytes: &[u8], offset: u64) -> Box<dyn Read + Send + 'static> {
+    let at = usize::try_from(offset).map_or(bytes.len(), |at| at.min(bytes.len()));
+    Box::new(std::io::Cursor::new(bytes[at..].to_vec()))
+}
+
+/// Gives a file of the store as [`OpenBlob`] wants it.
+pub fn file_from(
+    mut file: std::fs::File,
+    blob: &Descriptor,
+    offset: u64,
+) -> Result<Box<dyn Read + Send + 'static>> {
+    file.seek(SeekFrom::Start(offset))
+        .map_err(|error| read_error("the store", &blob.digest.to_string(), error))?;
+    Ok(Box::new(file))
+}
 
 /// Where [`export`] writes.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -46,6 +46,10 @@ impl Source for RegistrySource {
         Ok(Box::new(self.client.blob(&self.reference, descriptor, 0)?))
     }
 
+    fn blob_from(&self, descriptor: &Descriptor, offset: u64) -> Result<Box<dyn Read + Send>> {
+        Ok(Box::new(self.client.blob(&self.reference, descriptor, offset)?))
+    }
+
     fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>> {
         Ok(self.client.referrers(&self.reference, subject)?)
     }
@@ -105,8 +109,8 @@ impl Sink for RegistrySink {
             .map(|origin| origin.repository.as_str())
             .or(self.mount_from.as_deref());
         let mut failure = None;
-        let mut open = || {
-            open().map_err(|error| {
+        let mut open = |offset| {
+            open(offset).map_err(|error| {
                 let text = error.to_string();
                 failure = Some(error);
                 std::io::Error::other(text)

@@ -147,7 +147,7 @@ impl Sink for StoreSink {
     }
 
     fn put_blob(&self, descriptor: &Descriptor, open: &mut OpenBlob<'_>) -> Result<()> {
-        save(open()?, descriptor, &self.store, "the store", &mut |_| {})
+        save(open(0)?, descriptor, &self.store, "the store", &mut |_| {})
     }
 
     fn put_manifest(&self, _descriptor: &Descriptor, bytes: &[u8]) -> Result<()> {

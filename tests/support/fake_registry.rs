@@ -15,6 +15,11 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
+#[path = "fake_session.rs"]
+mod session;
+
+use session::Session;
+
 /// The largest body that it takes.
 const MAX_BODY: usize = 64 << 20;
 /// The largest request head.
@@ -67,6 +72,16 @@ pub enum Fault {
     Header(String, String),
     /// The answer claims this Content-Length and then closes.
     ClaimLength(u64),
+    /// The connection closes after so many bytes of the request's body.
+    CutBody(usize),
+    /// This status comes after so many bytes of the request's body.
+    AfterBody(usize, u16),
+    /// The request is done, but its answer never comes.
+    LoseAnswer,
+    /// All uploads in progress end, and then the right answer comes.
+    ExpireUploads,
+    /// All tokens end, and then the right answer comes.
+    ExpireTokens,
 }
 
 struct Rule {
@@ -86,8 +101,10 @@ pub struct Seen {
     pub target: String,
     /// Headers by lower-case name.
     pub headers: BTreeMap<String, String>,
-    /// How long its body was.
+    /// How long its body was to be.
     pub length: usize,
+    /// How much of it came.
+    pub received: usize,
 }
 
 #[derive(Default)]
@@ -101,11 +118,19 @@ struct State {
     /// Manifests by repository and digest: media type and bytes.
     manifests: BTreeMap<(String, String), (String, Vec<u8>)>,
     tags: BTreeMap<(String, String), String>,
-    uploads: BTreeMap<String, String>,
+    uploads: BTreeMap<String, Session>,
     tokens: BTreeSet<String>,
     next: u64,
     mounts: bool,
     absolute_locations: bool,
+    /// The least size of a chunk that is not the last.
+    chunk_minimum: Option<usize>,
+    /// Larger bodies get a 413.
+    max_body: Option<usize>,
+    refuses_chunks: bool,
+    forgets_broken: bool,
+    /// Keeps lists of what refers to manifests.
+    lists_referrers: bool,
 }
 
 struct Answer {
@@ -158,6 +183,42 @@ impl FakeRegistry {
     /// Gives upload locations with scheme and host.
     pub fn absolute_locations(&self) {
         self.lock().absolute_locations = true;
+    }
+
+    /// Takes no smaller chunks than this, but for the last.
+    pub fn chunk_minimum(&self, bytes: usize) {
+        self.lock().chunk_minimum = Some(bytes);
+    }
+
+    /// Refuses larger requests with 413, before it reads them.
+    pub fn max_body(&self, bytes: usize) {
+        self.lock().max_body = Some(bytes);
+    }
+
+    /// Takes blobs whole only.
+    pub fn refuse_chunks(&self) {
+        self.lock().refuses_chunks = true;
+    }
+
+    /// Drops a session when a request breaks, as Distribution 2.8 does.
+    pub fn forget_broken(&self) {
+        self.lock().forgets_broken = true;
+    }
+
+    /// Knows the referrers API, in pages of two.
+    pub fn list_referrers(&self) {
+        self.lock().lists_referrers = true;
+    }
+
+    /// Ends all uploads in progress.
+    pub fn expire_uploads(&self) {
+        self.lock().uploads.clear();
+    }
+
+    /// Counts the bytes of all request bodies that went to uploads.
+    pub fn uploaded(&self) -> usize {
+        let uploads = |seen: &&Seen| seen.target.contains("/blobs/uploads/");
+        self.seen().iter().filter(uploads).map(|seen| seen.received).sum()
     }
 
     /// Makes requests of `method` whose target has `path` in it fail, `times` times, after the
@@ -245,12 +306,63 @@ fn serve(stream: TcpStream, port: u16, shared: &Mutex<State>) -> io::Result<()> 
     stream.set_nodelay(true)?;
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut writer = stream;
-    while let Some((seen, body)) = read_request(&mut reader)? {
-        let (answer, fault) = {
-            let mut state = shared.lock().unwrap_or_else(PoisonError::into_inner);
-            state.seen.push(seen.clone());
+    while let Some(mut seen) = read_head(&mut reader)? {
+        let lock = || shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let (fault, refused) = {
+            let mut state = lock();
             let fault = state.fault(&seen);
-            let answer = match &fault {
+            let too_large = state.max_body.is_some_and(|most| seen.length > most);
+            (fault, too_large)
+        };
+        if seen.length > MAX_BODY {
+            return Err(io::Error::other("too large"));
+        }
+        let expects = seen.headers.get("expect").is_some_and(|value| value == "100-continue");
+        if refused {
+            lock().seen.push(seen.clone());
+            let answer = error(413, "", "the body is too large");
+            write_answer(&mut writer, &seen, answer, None)?;
+            return if expects { Ok(()) } else { drain(&mut reader) };
+        }
+        if expects && seen.length > 0 {
+            writer.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+        }
+        let wanted = match fault {
+            Some(Fault::CutBody(most) | Fault::AfterBody(most, _)) => most.min(seen.length),
+            _ => seen.length,
+        };
+        let mut body = vec![0; wanted];
+        let mut read = 0;
+        while read < wanted {
+            match reader.read(&mut body[read..]) {
+                Ok(0) | Err(_) => break,
+                Ok(count) => read += count,
+            }
+        }
+        seen.received = read;
+        if read < seen.length || matches!(fault, Some(Fault::CutBody(_) | Fault::AfterBody(..))) {
+            let mut state = lock();
+            state.seen.push(seen.clone());
+            if let Some(Fault::AfterBody(_, status)) = fault {
+                let mut answer = error(status, "", "in the middle");
+                if status == 401
+                    && let Some(refused) = state.challenge(&seen, port)
+                {
+                    state.tokens.clear();
+                    answer = refused;
+                }
+                state.keep_part(&seen, &body[..read]);
+                drop(state);
+                write_answer(&mut writer, &seen, answer, None)?;
+                return drain(&mut reader);
+            }
+            state.keep_part(&seen, &body[..read]);
+            return Ok(());
+        }
+        let answer = {
+            let mut state = lock();
+            state.seen.push(seen.clone());
+            match &fault {
                 Some(Fault::Close) => return Ok(()),
                 Some(Fault::Status(status, headers, body)) => Answer {
                     status: *status,
@@ -267,9 +379,20 @@ fn serve(stream: TcpStream, port: u16, shared: &Mutex<State>) -> io::Result<()> 
                     seen.headers.remove("range");
                     state.answer(&seen, &body, port)
                 }
+                Some(Fault::LoseAnswer) => {
+                    state.answer(&seen, &body, port);
+                    return Ok(());
+                }
+                Some(Fault::ExpireUploads) => {
+                    state.uploads.clear();
+                    state.answer(&seen, &body, port)
+                }
+                Some(Fault::ExpireTokens) => {
+                    state.tokens.clear();
+                    state.answer(&seen, &body, port)
+                }
                 _ => state.answer(&seen, &body, port),
-            };
-            (answer, fault)
+            }
         };
         if !write_answer(&mut writer, &seen, answer, fault)? {
             return Ok(());
@@ -278,7 +401,13 @@ fn serve(stream: TcpStream, port: u16, shared: &Mutex<State>) -> io::Result<()> 
     Ok(())
 }
 
-fn read_request(reader: &mut BufReader<TcpStream>) -> io::Result<Option<(Seen, Vec<u8>)>> {
+/// Reads what is still on its way, so that the answer is not lost by a reset.
+fn drain(reader: &mut BufReader<TcpStream>) -> io::Result<()> {
+    reader.get_ref().shutdown(std::net::Shutdown::Write)?;
+    io::copy(reader, &mut io::sink()).map(drop)
+}
+
+fn read_head(reader: &mut BufReader<TcpStream>) -> io::Result<Option<Seen>> {
     let mut head = Vec::new();
     loop {
         let before = head.len();
@@ -299,15 +428,7 @@ fn read_request(reader: &mut BufReader<TcpStream>) -> io::Result<Option<(Seen, V
         .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
         .collect();
     let length: usize = headers.get("content-length").and_then(|l| l.parse().ok()).unwrap_or(0);
-    if length > MAX_BODY {
-        return Err(io::Error::other("too large"));
-    }
-    if headers.get("expect").is_some_and(|expect| expect == "100-continue") {
-        reader.get_mut().write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body)?;
-    Ok(Some((Seen { method, target, headers, length }, body)))
+    Ok(Some(Seen { method, target, headers, length, received: 0 }))
 }
 
 /// Writes an answer; says whether the connection goes on.
@@ -403,7 +524,7 @@ impl State {
         if seen.headers.get("accept-encoding").is_some_and(|value| value != "identity") {
             return self.violation(format!("{} allows its answer to be compressed", seen.target));
         }
-        if matches!(seen.method.as_str(), "POST" | "PUT")
+        if matches!(seen.method.as_str(), "POST" | "PUT" | "PATCH")
             && !seen.headers.contains_key("content-length")
         {
             return self
@@ -427,6 +548,9 @@ impl State {
         if let Some((repository, name)) = rest.split_once("/blobs/") {
             return self.get_blob(seen, repository, name);
         }
+        if let Some((repository, subject)) = rest.split_once("/referrers/") {
+            return self.get_referrers(repository, subject, &query);
+        }
         match rest.split_once("/manifests/") {
             Some((repository, name)) if seen.method == "PUT" => {
                 self.put_checked(seen, repository, name, body)
@@ -434,6 +558,14 @@ impl State {
             Some((repository, name)) => self.get_manifest(seen, repository, name),
             None => error(404, "NAME_UNKNOWN", "no such page"),
         }
+    }
+
+    /// Gives the refusal that a request without a good token gets.
+    fn challenge(&mut self, seen: &Seen, port: u16) -> Option<Answer> {
+        let mut bare = seen.clone();
+        bare.headers.remove("authorization");
+        let path = seen.target.split('?').next().unwrap_or_default().to_owned();
+        self.admit(&bare, path.strip_prefix("/v2/").unwrap_or_default(), port)
     }
 
     /// Checks who asks; gives the refusal.
@@ -457,6 +589,7 @@ impl State {
             Access::Bearer(_) | Access::Refresh(_) => {
                 let repository = rest.split("/blobs/").next().unwrap_or_default();
                 let repository = repository.split("/manifests/").next().unwrap_or_default();
+                let repository = repository.split("/referrers/").next().unwrap_or_default();
                 let push = !matches!(seen.method.as_str(), "GET" | "HEAD");
                 let wanted =
                     format!("repository:{repository}:{}", if push { "pull,push" } else { "pull" });
@@ -585,58 +718,48 @@ impl State {
         if !name.contains(':') {
             self.tags.insert((repository.to_owned(), name.to_owned()), digest.clone());
         }
-        Answer {
-            status: 201,
-            headers: vec![("Docker-Content-Digest".to_owned(), digest)],
-            body: Vec::new(),
+        let mut answer = plain(201, Vec::new());
+        if let Some(subject) = value["subject"]["digest"].as_str().filter(|_| self.lists_referrers)
+        {
+            answer.headers.push(("OCI-Subject".to_owned(), subject.to_owned()));
         }
+        answer.headers.push(("Docker-Content-Digest".to_owned(), digest));
+        answer
     }
 
-    fn upload(
+    /// Lists what refers to a manifest, two a page.
+    fn get_referrers(
         &mut self,
-        seen: &Seen,
         repository: &str,
-        session: &str,
+        subject: &str,
         query: &BTreeMap<String, String>,
-        body: &[u8],
-        port: u16,
     ) -> Answer {
-        if seen.method == "POST" {
-            if let (Some(mount), Some(from)) = (query.get("mount"), query.get("from"))
-                && self.mounts
-                && let Some(blob) = self.blobs.get(&(from.clone(), mount.clone())).cloned()
-            {
-                self.blobs.insert((repository.to_owned(), mount.clone()), blob);
-                return plain(201, Vec::new());
+        if !self.lists_referrers {
+            return error(404, "NAME_UNKNOWN", "no such page");
+        }
+        let from: usize = query.get("from").and_then(|from| from.parse().ok()).unwrap_or(0);
+        let mut found = Vec::new();
+        for ((place, digest), (media_type, bytes)) in &self.manifests {
+            let value: serde_json::Value = serde_json::from_slice(bytes).unwrap_or_default();
+            if place == repository && value["subject"]["digest"] == subject {
+                let kind = value.get("artifactType").or(value["config"].get("mediaType"));
+                found.push(serde_json::json!({
+                    "mediaType": media_type, "digest": digest, "size": bytes.len(),
+                    "artifactType": kind,
+                }));
             }
-            let (session, secret) = (self.fresh(), self.fresh());
-            self.uploads.insert(session.to_string(), secret.to_string());
-            let path = format!("/v2/{repository}/blobs/uploads/{session}?_state=s%3D{secret}");
-            let location = if self.absolute_locations {
-                format!("http://127.0.0.1:{port}{path}")
-            } else {
-                path
-            };
-            let mut answer = plain(202, Vec::new());
-            answer.headers.push(("Location".to_owned(), location));
-            return answer;
         }
-        let Some(secret) = self.uploads.remove(session) else {
-            return error(404, "BLOB_UPLOAD_UNKNOWN", "no such upload");
-        };
-        if query.get("_state") != Some(&format!("s={secret}")) {
-            return self.violation("the query of an upload's Location was not kept".to_owned());
+        let page: Vec<_> = found.iter().skip(from).take(2).cloned().collect();
+        let index = "application/vnd.oci.image.index.v1+json";
+        let body = serde_json::json!({ "schemaVersion": 2, "mediaType": index, "manifests": page });
+        let mut answer = plain(200, body.to_string().into_bytes());
+        answer.headers.push(("Content-Type".to_owned(), index.to_owned()));
+        if from + 2 < found.len() {
+            let next =
+                format!("</v2/{repository}/referrers/{subject}?from={}>; rel=\"next\"", from + 2);
+            answer.headers.push(("Link".to_owned(), next));
         }
-        let found = digest(body);
-        if query.get("digest") != Some(&found) {
-            return error(400, "DIGEST_INVALID", "provided digest did not match uploaded content");
-        }
-        self.blobs.insert((repository.to_owned(), found.clone()), body.to_vec());
-        Answer {
-            status: 201,
-            headers: vec![("Docker-Content-Digest".to_owned(), found)],
-            body: Vec::new(),
-        }
+        answer
     }
 }
 

@@ -4,7 +4,6 @@
 //! has, and send it. The queue is drained before the build ends, also when a step failed (what was
 //! done is there for the next build), and not when the user stopped it.
 
-use std::io::Read;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
@@ -185,9 +184,9 @@ impl<'e> Exporter<'e> {
         }
         if let Some(blob) = &blob {
             let store = conductor.build.store;
-            let open: &mut OpenBlob<'_> = &mut || {
+            let open: &mut OpenBlob<'_> = &mut |offset| {
                 let file = store.blobs().open(&blob.digest)?;
-                Ok(Box::new(file) as Box<dyn Read + Send>)
+                transport::file_from(file, blob, offset)
             };
             shelf.put_blob(blob, open).map_err(failed)?;
             let (item, size) = (blob.digest.to_string(), blob.size);
@@ -198,7 +197,7 @@ impl<'e> Exporter<'e> {
         let (manifest, bytes, text) = write_entry(&record, blob);
         let config = Descriptor::of(super::MEDIA_TYPE, &text);
         shelf
-            .put_blob(&config, &mut || Ok(Box::new(std::io::Cursor::new(text.clone()))))
+            .put_blob(&config, &mut |offset| Ok(transport::bytes_from(&text, offset)))
             .and_then(|()| shelf.put(&tag, &manifest, &bytes))
             .map_err(failed)
     }

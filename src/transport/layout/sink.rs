@@ -276,7 +276,7 @@ impl Sink for LayoutSink {
         let dir = self.path.join("blobs/sha256");
         let mut file = self.temporary(&dir)?;
         let place = path.display().to_string();
-        let mut reader = Verified::new(open()?, descriptor, &place);
+        let mut reader = Verified::new(open(0)?, descriptor, &place);
         pump(&mut reader, &mut file, &place, "content", &mut |_| {}).map_err(
             |error| match error {
                 PumpError::Read(error) => error,
@@ -322,7 +322,7 @@ impl Sink for LayoutSink {
         if self.has_blob(descriptor)? {
             return Ok(());
         }
-        self.put_blob(descriptor, &mut || Ok(Box::new(io::Cursor::new(bytes.to_vec()))))
+        self.put_blob(descriptor, &mut |_| Ok(Box::new(io::Cursor::new(bytes.to_vec()))))
     }
 
     fn put_referrer(&self, _subject: &Digest, descriptor: &Descriptor, bytes: &[u8]) -> Result<()> {
