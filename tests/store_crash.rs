@@ -69,6 +69,7 @@ fn build(store: &Store, number: u64) -> Result<PackRecord, Error> {
         size,
         media_type: media_type::OCI_LAYER.into(),
         diff_size: size,
+        annotations: std::collections::BTreeMap::new(),
     };
     store.packs().put(&id, &params, &pack)?;
     let step = StepRecord { layer: Some(id), created: 1, ..StepRecord::default() };

@@ -45,6 +45,7 @@ fn layer(store: &Store, name: &str) -> LayerId {
         size,
         media_type: "application/vnd.oci.image.layer.v1.tar".into(),
         diff_size: size,
+        annotations: std::collections::BTreeMap::new(),
     };
     store.packs().put(&id, &PackParams::default(), &pack).unwrap();
     let step = StepRecord { layer: Some(id.clone()), created: 0, ..StepRecord::default() };

@@ -49,6 +49,7 @@ fn lookups_cost_microseconds() {
             size,
             media_type: "application/vnd.oci.image.layer.v1.tar+gzip".into(),
             diff_size: 10,
+            annotations: std::collections::BTreeMap::new(),
         };
         store.packs().put(&LayerId::from_run_key(key(number)), &params, &pack).unwrap();
     });

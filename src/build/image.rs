@@ -121,7 +121,9 @@ pub fn assemble(
             for layer in own {
                 let blob = conductor.layers.blob(layer, recipe.form)?;
                 let media_type = media_type::to_oci(&blob.media_type).to_owned();
-                layers.push(Descriptor::new(&media_type, blob.digest, blob.size));
+                let mut descriptor = Descriptor::new(&media_type, blob.digest, blob.size);
+                descriptor.annotations = blob.annotations.clone();
+                layers.push(descriptor);
                 diff_ids.push(blob.diff_id);
                 let node = (!matches!(graph.nodes[id].op, Op::Image { .. })).then_some(id);
                 packed.push((node, blob));

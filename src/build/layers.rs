@@ -9,13 +9,13 @@
 //! - its *blob*, which an image needs, and which a cache may have (it is fetched when one of the
 //!   others is asked for and none is there).
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::layer::compress::{Compression, Decoder, Encoder};
-use crate::layer::pack::{PackOptions, pack};
+use crate::layer::pack::{PackOptions, Packed, estargz, pack};
 use crate::layer::tar::Reader;
 use crate::layer::toc::{EntryRef, KindRef, Toc};
 use crate::layer::tree::Tree;
@@ -73,6 +73,7 @@ impl BlobForm {
             Compression::Gzip { level } => format!("gzip-{level}"),
             Compression::Zstd { level } => format!("zstd-{level}"),
             Compression::None => "none".to_owned(),
+            Compression::Estargz { level } => format!("estargz-{level}"),
         };
         PackParams { compression, epoch: self.epoch, toc: None }
     }
@@ -87,7 +88,9 @@ impl<'a> Layers<'a> {
         wanted: &BTreeSet<BlobForm>,
     ) -> Layers<'a> {
         let mut forms: Vec<BlobForm> = wanted.iter().copied().collect();
-        for compression in [Compression::GZIP, Compression::ZSTD, Compression::None] {
+        for compression in
+            [Compression::GZIP, Compression::ZSTD, Compression::None, Compression::ESTARGZ]
+        {
             let plain = BlobForm { compression, epoch: None, force: false };
             if !forms.contains(&plain) {
                 forms.push(plain);
@@ -232,6 +235,7 @@ impl<'a> Layers<'a> {
             size: blob.size,
             media_type: blob.media_type.clone(),
             diff_size: remote.diff_size,
+            annotations: about_bytes(blob),
         };
         self.store.packs().put(id, &remote.params, &record).map_err(failed)?;
         self.store.packs().put(id, &as_fetched(), &record).map_err(failed)?;
@@ -366,13 +370,19 @@ impl<'a> Layers<'a> {
         let damaged = |error: &(dyn std::error::Error + 'static)| {
             Failure::of(Kind::Store, &format!("cannot read layer {id}"), error)
         };
-        let file = std::fs::File::open(path).map_err(|error| damaged(&error))?;
+        let mut file = std::fs::File::open(path).map_err(|error| damaged(&error))?;
+        // What eStargz adds is no part of a layer. (In a base it is: so other engines see it.)
+        let added = !self.bases.contains_key(id)
+            && estargz::detect(&mut file).map_err(|error| damaged(&error))?;
         let decoder = Decoder::new(file).map_err(|error| damaged(&error))?;
         let mut reader = Reader::new(Tee::new(decoder));
         let mut builder = crate::layer::toc::TocBuilder::new();
         while let Some((mut entry, mut content)) =
             reader.next_entry().map_err(|error| damaged(&error))?
         {
+            if added && estargz::is_reserved(entry.path.as_bytes()) {
+                continue;
+            }
             each(&mut entry, &mut content).map_err(|error| damaged(&error))?;
             builder.push(entry);
         }
@@ -529,7 +539,9 @@ impl<'a> Layers<'a> {
         if let Some(base) = self.bases.get(id) {
             let own = media_type::layer_compression(&base.descriptor.media_type);
             let wanted = media_type::layer_compression(form.compression.media_type());
-            if form.force && own != wanted {
+            let estargz = matches!(form.compression, Compression::Estargz { .. });
+            let fits = own == wanted && (!estargz || estargz::is_estargz(&base.descriptor));
+            if form.force && !fits {
                 return self.recompressed(id, base, form);
             }
             return Ok(PackRecord {
@@ -538,6 +550,7 @@ impl<'a> Layers<'a> {
                 size: base.descriptor.size,
                 media_type: base.descriptor.media_type.clone(),
                 diff_size: 0,
+                annotations: about_bytes(&base.descriptor),
             });
         }
         let params = form.params();
@@ -578,6 +591,7 @@ impl<'a> Layers<'a> {
             size: packed.size,
             media_type: form.compression.media_type().to_owned(),
             diff_size: packed.diff_size,
+            annotations: packed.annotations(),
         };
         self.store.packs().put(id, &params, &record).map_err(|error| failed(&error))?;
         Ok(record)
@@ -585,7 +599,8 @@ impl<'a> Layers<'a> {
 }
 
 impl Layers<'_> {
-    /// Packs the blob of a base layer anew: the same tar in another compression.
+    /// Packs the blob of a base layer anew: the same tar in another compression, or as eStargz, which is
+    /// another tar.
     fn recompressed(
         &self,
         id: &LayerId,
@@ -604,24 +619,42 @@ impl Layers<'_> {
         let file =
             self.store.blobs().open(&base.descriptor.digest).map_err(|error| failed(&error))?;
         let mut tar = Tee::new(Decoder::new(file).map_err(|error| failed(&error))?);
-        let writer = self.store.blobs().writer().map_err(|error| failed(&error))?;
-        let mut encoder = Encoder::new(writer, form.compression, self.threads);
-        let diff_size = std::io::copy(&mut tar, &mut encoder).map_err(|error| failed(&error))?;
-        let diff_id = DiffId(tar.finish());
-        if diff_id != base.diff_id {
-            return Err(Failure::new(
+        let check = |diff_id: DiffId| match diff_id == base.diff_id {
+            true => Ok(()),
+            false => Err(Failure::new(
                 Kind::Store,
                 format!(
                     "layer {} of the base image is not what its config says: diff id {diff_id} \
                      instead of {}",
                     base.descriptor.digest, base.diff_id
                 ),
-            ));
-        }
-        let writer = encoder.finish().map_err(|error| failed(&error))?;
-        let (digest, size) = writer.commit(None).map_err(|error| failed(&error))?;
+            )),
+        };
         let media_type = form.compression.media_type().to_owned();
-        let record = PackRecord { diff_id, digest, size, media_type, diff_size };
+        let record = if let Compression::Estargz { .. } = form.compression {
+            let mut writer =
+                self.store.blobs().unhashed_writer().map_err(|error| failed(&error))?;
+            let options =
+                PackOptions { compression: form.compression, threads: self.threads, epoch: None };
+            let packed = estargz::convert(&mut tar, options, &mut writer);
+            let packed = packed.map_err(|error| failed(&error))?;
+            check(DiffId(tar.finish()))?;
+            writer.commit_as(packed.digest).map_err(|error| failed(&error))?;
+            let annotations = packed.annotations();
+            let Packed { diff_id, digest, size, diff_size, .. } = packed;
+            PackRecord { diff_id, digest, size, media_type, diff_size, annotations }
+        } else {
+            let writer = self.store.blobs().writer().map_err(|error| failed(&error))?;
+            let mut encoder = Encoder::new(writer, form.compression, self.threads);
+            let diff_size =
+                std::io::copy(&mut tar, &mut encoder).map_err(|error| failed(&error))?;
+            let diff_id = DiffId(tar.finish());
+            check(diff_id)?;
+            let writer = encoder.finish().map_err(|error| failed(&error))?;
+            let (digest, size) = writer.commit(None).map_err(|error| failed(&error))?;
+            let annotations = BTreeMap::new();
+            PackRecord { diff_id, digest, size, media_type, diff_size, annotations }
+        };
         self.store.packs().put(id, &params, &record).map_err(|error| failed(&error))?;
         Ok(record)
     }
@@ -629,6 +662,12 @@ impl Layers<'_> {
 
 /// The key of [`StepRecord::extra`] that holds the epoch to which a fetched layer was clamped.
 pub(super) const EPOCH: &str = "epoch";
+
+/// Gives what a layer's annotations say about its compressed bytes.
+fn about_bytes(layer: &Descriptor) -> BTreeMap<String, String> {
+    let annotations = layer.annotations.iter().filter(|(key, _)| media_type::is_about_bytes(key));
+    annotations.map(|(key, value)| (key.clone(), value.clone())).collect()
+}
 
 /// Under which a layer's blob is recorded as a cache had it, besides its own parameters.
 fn as_fetched() -> PackParams {

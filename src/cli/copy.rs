@@ -231,6 +231,10 @@ fn compression(args: &CopyArgs) -> Result<Option<Compression>> {
             check(9)?;
             Some(level.map_or(Compression::GZIP, |level| Compression::Gzip { level }))
         }
+        Some(CompressionArg::Estargz) => {
+            check(9)?;
+            Some(level.map_or(Compression::ESTARGZ, |level| Compression::Estargz { level }))
+        }
         Some(CompressionArg::Zstd) => {
             check(19)?;
             let level = level.map(|level| i32::try_from(level).unwrap_or(1));

@@ -22,10 +22,10 @@ pub struct CopyArgs {
     /// Copy only these platforms
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_delimiter = ',')]
     pub platform: Vec<String>,
-    /// Compress layers anew: gzip, zstd or none (digests change)
+    /// Compress layers anew: gzip, zstd, estargz or none (digests change)
     #[arg(long, value_name = "ALGORITHM")]
     pub compression: Option<CompressionArg>,
-    /// Level of --compression: 1 to 9 for gzip, 1 to 19 for zstd
+    /// Level of --compression: 1 to 9 for gzip and estargz, 1 to 19 for zstd
     #[arg(long, value_name = "N", requires = "compression")]
     pub compression_level: Option<u32>,
     /// Take along what refers to the image: signatures, SBOMs (OCI 1.1 referrers)
@@ -48,6 +48,8 @@ pub enum CompressionArg {
     Gzip,
     /// zstd, for engines of 2022 and later
     Zstd,
+    /// gzip that lazy pullers read file by file
+    Estargz,
     /// No compression
     #[value(alias = "uncompressed")]
     None,

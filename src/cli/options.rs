@@ -46,12 +46,12 @@ pub(super) fn compression(flag: &str, name: &str, level: Option<u32>) -> Result<
             }
         }
         ("none" | "uncompressed", ..) => Ok(Compression::None),
-        ("estargz", ..) => {
-            Err(Report::usage(format!("{flag} compression=estargz is not supported yet"))
-                .with_hint("use gzip or zstd"))
-        }
+        ("estargz", Compression::Gzip { level: usual }, _) => match level.unwrap_or(usual) {
+            level @ 0..=9 => Ok(Compression::Estargz { level }),
+            _ => Err(bad("0 to 9")),
+        },
         _ => Err(Report::usage(format!("{flag} compression={name}: there is no such compression"))
-            .with_hint("use gzip, zstd or none")),
+            .with_hint("use gzip, zstd, estargz or none")),
     }
 }
 

@@ -218,8 +218,9 @@ pub fn output(text: &str) -> Result<Output> {
         return Err(Report::usage(format!("-o {text}: an OCI layout holds OCI media types"))
             .with_hint("use type=docker or type=registry for Docker's"));
     }
-    if docker_types && compression == "zstd" {
-        return Err(Report::usage(format!("-o {text}: Docker's media types have no zstd"))
+    if docker_types && matches!(compression.as_str(), "zstd" | "estargz") {
+        let what = format!("-o {text}: Docker's media types have no {compression}");
+        return Err(Report::usage(what)
             .with_hint("leave oci-mediatypes=false out, or use compression=gzip"));
     }
     if docker_types && !annotations.is_empty() {
@@ -460,6 +461,7 @@ mod tests {
             ("type=oci,dest=x,compression-level=99", "gzip has 0 to 9"),
             ("type=oci,dest=x,oci-mediatypes=false", "an OCI layout holds OCI media types"),
             ("type=registry,name=a,oci-mediatypes=false,compression=zstd", "have no zstd"),
+            ("type=registry,name=a,oci-mediatypes=false,compression=estargz", "have no estargz"),
             ("type=registry,name=a,oci-mediatypes=false,annotation.a=b", "have no annotations"),
             ("type=oci,dset=x", "there is no option"),
             ("type=local,dest=x,compression=gzip", "there is no option"),

@@ -14,12 +14,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, Scope, ScopedJoinHandle};
 
 use super::compress::Compression;
+use super::compress::block::Member;
 use super::compress::pipeline::{Block, Consumer, DIGEST_QUEUE, Pipeline, Slot};
 use super::path::RootPath;
 use super::tar;
 use super::toc::{EntryRef, KindRef, Toc};
 use crate::oci::digest::Hasher;
 use crate::oci::{DiffId, Digest};
+
+pub mod estargz;
+
+use estargz::{Pieces, Table};
 
 /// How to pack.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +48,8 @@ pub struct Packed {
     pub size: u64,
     /// Bytes of the uncompressed tar.
     pub diff_size: u64,
+    /// Digest of the table in an eStargz blob ([`Packed::annotations`]).
+    pub toc_digest: Option<Digest>,
 }
 
 /// Why a layer could not be packed.
@@ -70,6 +77,17 @@ pub enum Error {
     /// An entry that a tar cannot hold.
     #[error(transparent)]
     Tar(tar::Error),
+    /// A tar that is packed anew could not be read.
+    #[error("cannot read the layer's tar")]
+    Read(#[source] tar::Error),
+    /// An entry that the table of an eStargz blob cannot hold.
+    #[error("{path} cannot be in an eStargz layer: {problem}")]
+    Estargz {
+        /// The entry.
+        path: RootPath,
+        /// Why.
+        problem: String,
+    },
     /// The blob could not be written.
     #[error("cannot write the layer's blob")]
     Write(#[source] io::Error),
@@ -96,42 +114,80 @@ pub fn pack<'c>(
     options: PackOptions,
     out: &mut (dyn Write + Send),
 ) -> Result<Packed, Error> {
+    packed_by(options, out, |sink| {
+        for index in toc.tar_order() {
+            let mut entry = toc.at(index);
+            if let Some(epoch) = options.epoch {
+                entry.mtime = entry.mtime.min(epoch);
+            }
+            match entry.kind {
+                KindRef::File { size, .. } if size > 0 => {
+                    let mut file = content(&entry)
+                        .map_err(|source| Error::Content { path: entry.root_path(), source })?;
+                    sink.entry(&entry, &mut file)?;
+                }
+                _ => sink.entry(&entry, &mut io::empty())?,
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Packs the entries that `frame` gives.
+fn packed_by(
+    options: PackOptions,
+    out: &mut (dyn Write + Send),
+    frame: impl FnOnce(&mut Framing<'_, '_>) -> Result<(), Error>,
+) -> Result<Packed, Error> {
     thread::scope(|scope| {
         let line = Line::new(scope, out, options);
         let failure = line.failure.clone();
-        let mut writer = tar::Writer::new(line);
-        let mut frame = || -> Result<(), Error> {
-            for index in toc.tar_order() {
-                let mut entry = toc.at(index);
-                if let Some(epoch) = options.epoch {
-                    entry.mtime = entry.mtime.min(epoch);
-                }
-                match entry.kind {
-                    KindRef::File { size, .. } if size > 0 => {
-                        let mut file = content(&entry)
-                            .map_err(|source| Error::Content { path: entry.root_path(), source })?;
-                        writer.entry(&entry, &mut file)?;
-                    }
-                    _ => writer.entry(&entry, &mut io::empty())?,
-                }
-            }
-            Ok(())
-        };
-        let framed = frame();
-        let packed = match framed {
-            Ok(()) => writer.finish().map_err(Error::from).and_then(Line::finish),
-            // Dropping the line ends its threads, which the scope waits for.
-            Err(error) => {
-                drop(writer);
-                Err(error)
-            }
-        };
+        // Dropping the line ends its threads, which the scope waits for.
+        let packed = Framing::new(line, options.compression).and_then(|mut framing| {
+            frame(&mut framing)?;
+            framing.finish()
+        });
         // A writer that failed shows here as a queue nobody reads: report the cause.
         packed.map_err(|error| match (error, take(&failure)) {
             (Error::Write(_), Some(cause)) => Error::Write(cause),
             (error, _) => error,
         })
     })
+}
+
+/// Entries on their way into the tar.
+struct Framing<'scope, 'env> {
+    writer: tar::Writer<Line<'scope, 'env>>,
+    /// For eStargz.
+    table: Option<(Table, u32)>,
+}
+
+impl<'scope, 'env> Framing<'scope, 'env> {
+    fn new(
+        line: Line<'scope, 'env>,
+        compression: Compression,
+    ) -> Result<Framing<'scope, 'env>, Error> {
+        let mut writer = tar::Writer::new(line);
+        let table = match compression {
+            Compression::Estargz { level } => Some((Table::new(&mut writer)?, level)),
+            _ => None,
+        };
+        Ok(Framing { writer, table })
+    }
+
+    fn entry(&mut self, entry: &EntryRef<'_>, content: &mut dyn Read) -> Result<(), Error> {
+        match &mut self.table {
+            Some((table, _)) => table.entry(&mut self.writer, entry, content),
+            None => Ok(self.writer.entry(entry, content)?),
+        }
+    }
+
+    fn finish(self) -> Result<Packed, Error> {
+        match self.table {
+            Some((table, level)) => table.finish(self.writer.into_inner(), level),
+            None => self.writer.finish()?.finish(),
+        }
+    }
 }
 
 type Failure = Arc<Mutex<Option<io::Error>>>;
@@ -145,6 +201,7 @@ struct Line<'scope, 'env> {
     pipeline: Pipeline,
     ends: Ends<'scope, 'env>,
     diff_size: u64,
+    pieces: Pieces,
     failure: Failure,
 }
 
@@ -162,26 +219,45 @@ impl<'scope, 'env> Line<'scope, 'env> {
             depth: pipeline.depth(),
             out: Some(out),
             running: None,
-            digests: None,
+            ended: None,
             failure: failure.clone(),
         };
-        Line { pipeline, ends, diff_size: 0, failure }
+        Line { pipeline, ends, diff_size: 0, pieces: Pieces::default(), failure }
     }
 
-    fn finish(mut self) -> Result<Packed, Error> {
+    /// Says that the content of a file comes next, of so many bytes.
+    fn begin(&mut self, size: u64) {
+        self.pieces.begin(size);
+    }
+
+    /// Waits until everything is written.
+    fn end(mut self) -> Result<Ended<'env>, Error> {
         self.pipeline.finish(&mut self.ends).map_err(Error::Write)?;
-        let digests = match self.ends.running.take() {
+        let ended = match self.ends.running.take() {
             Some(running) => running.join(),
-            None => self.ends.digests.take(),
+            None => self.ends.ended.take(),
         };
-        let (diff, (digest, size)) = digests.ok_or_else(|| Error::Write(broken()))?;
-        Ok(Packed { diff_id: DiffId(diff), digest, size, diff_size: self.diff_size })
+        ended.ok_or_else(|| Error::Write(broken()))
+    }
+
+    fn finish(self) -> Result<Packed, Error> {
+        let diff_size = self.diff_size;
+        let (diff, digest, size) = self.end()?.finish();
+        Ok(Packed { diff_id: DiffId(diff), digest, size, diff_size, toc_digest: None })
     }
 }
 
 impl Write for Line<'_, '_> {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.pipeline.write(data, &mut self.ends)?;
+        let mut rest = data;
+        while !rest.is_empty() {
+            if let Some(piece) = self.pieces.starting() {
+                self.pipeline.member(piece, &mut self.ends)?;
+            }
+            let now;
+            (now, rest) = self.pieces.take(rest);
+            self.pipeline.write(now, &mut self.ends)?;
+        }
         self.diff_size += data.len() as u64;
         Ok(data.len())
     }
@@ -199,17 +275,30 @@ struct Ends<'scope, 'env> {
     depth: usize,
     /// Taken by whoever writes.
     out: Option<&'env mut (dyn Write + Send)>,
-    running: Option<Running<'scope>>,
+    running: Option<Running<'scope, 'env>>,
     /// The result where no thread was needed.
-    digests: Option<Digests>,
+    ended: Option<Ended<'env>>,
     failure: Failure,
 }
 
-/// Digest of the tar; digest and size of the blob.
-type Digests = (Digest, (Digest, u64));
+/// The tar and the blob when all blocks are written: more may follow.
+struct Ended<'env> {
+    diff: Hasher,
+    blob: Digesting<'env>,
+    /// Where the pieces of files are in the blob.
+    members: Vec<Member>,
+}
 
-impl<'scope> Ends<'scope, '_> {
-    fn start(&mut self) -> io::Result<Running<'scope>> {
+impl Ended<'_> {
+    /// Gives the digests of the tar and of the blob, and the blob's size.
+    fn finish(self) -> (Digest, Digest, u64) {
+        let diff = self.diff.finish();
+        (diff, self.blob.hasher.map_or(diff, Hasher::finish), self.blob.size)
+    }
+}
+
+impl<'scope, 'env> Ends<'scope, 'env> {
+    fn start(&mut self) -> io::Result<Running<'scope, 'env>> {
         let out = self.out.take().ok_or_else(broken)?;
         let (slots, slot_queue) = mpsc::sync_channel::<Slot>(self.depth);
         let (blocks, block_queue) = mpsc::sync_channel::<Arc<Block>>(DIGEST_QUEUE);
@@ -227,7 +316,7 @@ impl<'scope> Ends<'scope, '_> {
         let diff = diff.spawn_scoped(self.scope, move || {
             let mut hasher = Hasher::new();
             block_queue.into_iter().for_each(|block| hasher.update(block.data()));
-            hasher.finish()
+            hasher
         })?;
         Ok(Running { slots, blocks, blob, diff })
     }
@@ -247,47 +336,53 @@ impl Consumer for Ends<'_, '_> {
         let out = self.out.take().ok_or_else(broken)?;
         let mut diff = Hasher::new();
         diff.update(slot.block().data());
-        let diff = diff.finish();
-        let (digest, size) = write_blob(self.compression, std::iter::once(slot), out)?;
-        self.digests = Some((diff, (digest.unwrap_or(diff), size)));
+        let (blob, members) = write_blob(self.compression, std::iter::once(slot), out)?;
+        self.ended = Some(Ended { diff, blob, members });
         Ok(())
     }
 }
 
-struct Running<'scope> {
+struct Running<'scope, 'env> {
     slots: SyncSender<Slot>,
     blocks: SyncSender<Arc<Block>>,
-    blob: ScopedJoinHandle<'scope, Option<(Option<Digest>, u64)>>,
-    diff: ScopedJoinHandle<'scope, Digest>,
+    blob: ScopedJoinHandle<'scope, Option<Written<'env>>>,
+    diff: ScopedJoinHandle<'scope, Hasher>,
 }
 
-impl Running<'_> {
+impl<'env> Running<'_, 'env> {
     /// Waits for the end; None when a thread failed.
-    fn join(self) -> Option<Digests> {
+    fn join(self) -> Option<Ended<'env>> {
         drop((self.slots, self.blocks));
         let blob = self.blob.join().ok().flatten();
         let diff = self.diff.join().ok()?;
-        blob.map(|(digest, size)| (diff, (digest.unwrap_or(diff), size)))
+        blob.map(|(blob, members)| Ended { diff, blob, members })
     }
 }
 
-/// Writes the blob; gives its digest, unless that is the tar's own, and its size.
-fn write_blob(
+/// The blob, and where its members are.
+type Written<'env> = (Digesting<'env>, Vec<Member>);
+
+/// Writes the blob, which has no digest of its own where it is the tar itself.
+fn write_blob<'env>(
     compression: Compression,
     slots: impl Iterator<Item = Slot>,
-    out: &mut dyn Write,
-) -> io::Result<(Option<Digest>, u64)> {
+    out: &'env mut (dyn Write + Send),
+) -> io::Result<Written<'env>> {
     let hasher = (compression != Compression::None).then(Hasher::new);
     let mut out = Digesting { out, hasher, size: 0 };
+    let mut members = Vec::new();
     for slot in slots {
-        slot.wait()?.write(compression, &mut out)?;
+        let done = slot.wait()?;
+        let place = |member: &Member| Member { offset: out.size + member.offset, ..*member };
+        members.extend(done.members().iter().map(place));
+        done.write(compression, &mut out)?;
     }
     out.out.flush()?;
-    Ok((out.hasher.map(Hasher::finish), out.size))
+    Ok((out, members))
 }
 
 struct Digesting<'a> {
-    out: &'a mut dyn Write,
+    out: &'a mut (dyn Write + Send),
     hasher: Option<Hasher>,
     size: u64,
 }

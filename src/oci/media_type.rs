@@ -112,6 +112,18 @@ pub fn layer_compression(media_type: &str) -> Option<LayerCompression> {
     }
 }
 
+/// Tells whether an annotation of a layer is about its compressed bytes: tables of contents of
+/// eStargz and zstd:chunked, which other bytes of the same layer do not have.
+pub fn is_about_bytes(annotation: &str) -> bool {
+    [
+        "containerd.io/snapshot/stargz/",
+        "io.containers.estargz.",
+        "io.github.containers.zstd-chunked.",
+    ]
+    .iter()
+    .any(|prefix| annotation.starts_with(prefix))
+}
+
 /// Tells whether `media_type` is that of a file system layer.
 pub fn is_layer(media_type: &str) -> bool {
     layer_compression(media_type).is_some()

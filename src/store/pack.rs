@@ -3,6 +3,7 @@
 //! The same layer may be packed several times: with another compression, with clamped times. So a
 //! record is found by the layer and the [`PackParams`], and it counts only while its blob is there.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,9 @@ pub struct PackRecord {
     pub media_type: String,
     /// The size of the uncompressed tar.
     pub diff_size: u64,
+    /// What the blob's descriptor says beside: where the table of an eStargz blob is verified.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// A record as it is on disk.
@@ -116,6 +120,7 @@ mod tests {
             size,
             media_type: "application/vnd.oci.image.layer.v1.tar+gzip".into(),
             diff_size: 3,
+            annotations: BTreeMap::new(),
         };
         store.packs().put(&layer, &gzip, &pack).unwrap();
         assert_eq!(store.packs().get(&layer, &gzip), Some(pack));

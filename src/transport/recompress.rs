@@ -1,7 +1,7 @@
 //! A source whose layers are compressed anew.
 //!
-//! Configs stay as they are, since they name layers by their uncompressed digests; manifests and
-//! indexes around the layers are made anew. Layers that are compressed as wanted already, and those
+//! Configs stay as they are, since they name layers by their uncompressed digests, except with
+//! eStargz, which adds to what is compressed. Manifests and indexes around the layers are made anew. Layers that are compressed as wanted already, and those
 //! that are no file systems or may not be handed on, are passed through.
 //!
 //! Attestations say which digest they are about. Those of images that change would lie; they are
@@ -20,12 +20,15 @@ use super::fetch::Progress;
 use super::filter::REFERENCE_DIGEST;
 use super::layout::io_error;
 use super::{Source, copy::read_small};
-use crate::layer::Compression;
 use crate::layer::compress::{Decoder, Encoder};
+use crate::layer::pack::estargz;
+use crate::layer::{Compression, PackOptions};
 use crate::oci::digest::Hasher;
 use crate::oci::manifest::MAX_DEPTH;
 use crate::oci::media_type::{self, LayerCompression};
-use crate::oci::{Descriptor, DiffId, Digest, Document, ImageConfig, Index, Manifest, Reference};
+use crate::oci::{
+    Descriptor, DiffId, Digest, Document, ImageConfig, Index, Manifest, Reference, canonical,
+};
 
 /// A source with other layers.
 pub struct Recompressed {
@@ -49,7 +52,7 @@ struct Work<'a> {
     manifests: BTreeMap<Digest, Vec<u8>>,
     files: BTreeMap<Digest, PathBuf>,
     /// What became of layers, so that one that several images share is compressed once.
-    layers: BTreeMap<Digest, Descriptor>,
+    layers: BTreeMap<Digest, (Descriptor, DiffId)>,
     dropped: usize,
 }
 
@@ -160,19 +163,21 @@ impl Work<'_> {
     fn manifest(&mut self, manifest: &Manifest) -> Result<Option<Manifest>> {
         let wanted = match self.compression {
             Compression::None => LayerCompression::None,
-            Compression::Gzip { .. } => LayerCompression::Gzip,
+            Compression::Gzip { .. } | Compression::Estargz { .. } => LayerCompression::Gzip,
             Compression::Zstd { .. } => LayerCompression::Zstd,
         };
+        let estargz = matches!(self.compression, Compression::Estargz { .. });
         let to_do = |layer: &Descriptor| {
             !media_type::is_foreign(&layer.media_type)
-                && media_type::layer_compression(&layer.media_type)
-                    .is_some_and(|compression| compression != wanted)
+                && media_type::layer_compression(&layer.media_type).is_some_and(|compression| {
+                    compression != wanted || estargz && !estargz::is_estargz(layer)
+                })
         };
         if !manifest.layers.iter().any(to_do) {
             return Ok(None);
         }
         let config = read_small(self.inner, &manifest.config)?;
-        let config = ImageConfig::parse(&config).map_err(|source| Error::Json {
+        let mut config = ImageConfig::parse(&config).map_err(|source| Error::Json {
             place: self.inner.describe(),
             what: format!("config {}", manifest.config.digest),
             source,
@@ -180,17 +185,35 @@ impl Work<'_> {
         let mut new = manifest.to_oci();
         for (at, layer) in manifest.layers.iter().enumerate() {
             if to_do(layer) {
-                let diff_id = config.rootfs.diff_ids.get(at);
-                let mut packed = self.layer(layer, diff_id)?;
-                packed.annotations = layer.annotations.clone();
-                packed.annotations.retain(|key, _| !is_about_bytes(key));
+                let diff_id = config.rootfs.diff_ids.get(at).copied();
+                let (mut packed, diff_id) = self.layer(layer, diff_id)?;
+                let kept =
+                    layer.annotations.iter().filter(|(key, _)| !media_type::is_about_bytes(key));
+                packed.annotations.extend(kept.map(|(key, value)| (key.clone(), value.clone())));
                 new.layers[at] = packed;
+                if let Some(known) = config.rootfs.diff_ids.get_mut(at) {
+                    *known = diff_id;
+                }
             }
+        }
+        if estargz {
+            // A cache in the image would speak of the layers as they were.
+            config.extra.retain(|key, _| !key.starts_with("dev.lapstrake.cache."));
+            let bytes = canonical::to_vec(&config);
+            let descriptor = Descriptor::of(&new.config.media_type, &bytes);
+            let path = self.scratch.join(descriptor.digest.hex());
+            std::fs::write(&path, &bytes).map_err(io_error("write", &path))?;
+            self.files.insert(descriptor.digest, path);
+            new.config = descriptor;
         }
         Ok(Some(new))
     }
 
-    fn layer(&mut self, layer: &Descriptor, diff_id: Option<&DiffId>) -> Result<Descriptor> {
+    fn layer(
+        &mut self,
+        layer: &Descriptor,
+        diff_id: Option<DiffId>,
+    ) -> Result<(Descriptor, DiffId)> {
         if let Some(known) = self.layers.get(&layer.digest) {
             return Ok(known.clone());
         }
@@ -199,7 +222,30 @@ impl Work<'_> {
         let path = self.scratch.join(layer.digest.hex());
         let file = File::create(&path).map_err(io_error("create", &path))?;
         let told = Told { inner: self.inner.blob(layer)?, count: 0, layer, tell: self.progress };
-        let mut decoder = Decoder::new(told).map_err(|error| read_error(&place, &label, error))?;
+        let decoder = Decoder::new(told).map_err(|error| read_error(&place, &label, error))?;
+        let check = |found: Digest| match diff_id.map(|id| id.0) {
+            Some(expected) if expected != found => {
+                Err(Error::Digest { place: place.clone(), expected, found })
+            }
+            _ => Ok(()),
+        };
+        if let Compression::Estargz { .. } = self.compression {
+            let options =
+                PackOptions { compression: self.compression, threads: self.threads, epoch: None };
+            let mut tar = Hashed { inner: decoder, hasher: Hasher::new(), size: 0 };
+            let mut out = BufWriter::new(file);
+            let packed = estargz::convert(&mut tar, options, &mut out)
+                .map_err(|error| read_error(&place, &label, io::Error::other(error)))?;
+            check(tar.hasher.finish())?;
+            out.flush().map_err(io_error("write", &path))?;
+            let mut new =
+                Descriptor::new(self.compression.media_type(), packed.digest, packed.size);
+            new.annotations = packed.annotations();
+            self.files.insert(new.digest, path);
+            self.layers.insert(layer.digest, (new.clone(), packed.diff_id));
+            return Ok((new, packed.diff_id));
+        }
+        let mut decoder = decoder;
         let out = Hashed { inner: BufWriter::new(file), hasher: Hasher::new(), size: 0 };
         let mut encoder = Encoder::new(out, self.compression, self.threads);
         let mut hasher = Hasher::new();
@@ -216,25 +262,15 @@ impl Work<'_> {
             }
         }
         let found = hasher.finish();
-        if let Some(expected) = diff_id.map(|id| id.0).filter(|expected| *expected != found) {
-            return Err(Error::Digest { place, expected, found });
-        }
+        check(found)?;
         let mut out = encoder.finish().map_err(io_error("write", &path))?;
         out.inner.flush().map_err(io_error("write", &path))?;
         let media_type = self.compression.media_type();
         let new = Descriptor::new(media_type, out.hasher.finish(), out.size);
         self.files.insert(new.digest, path);
-        self.layers.insert(layer.digest, new.clone());
-        Ok(new)
+        self.layers.insert(layer.digest, (new.clone(), DiffId(found)));
+        Ok((new, DiffId(found)))
     }
-}
-
-/// Tells whether an annotation of a layer is about its compressed bytes: tables of contents of
-/// eStargz and zstd:chunked, which new bytes do not have.
-fn is_about_bytes(key: &str) -> bool {
-    key.starts_with("containerd.io/snapshot/stargz/")
-        || key.starts_with("io.containers.estargz.")
-        || key.starts_with("io.github.containers.zstd-chunked.")
 }
 
 /// Tells of progress while a layer is read.
@@ -260,6 +296,15 @@ struct Hashed<W> {
     inner: W,
     hasher: Hasher,
     size: u64,
+}
+
+impl<R: Read> Read for Hashed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.hasher.update(&buffer[..count]);
+        self.size += count as u64;
+        Ok(count)
+    }
 }
 
 impl<W: Write> Write for Hashed<W> {

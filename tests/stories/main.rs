@@ -40,6 +40,8 @@ mod copy;
 mod debug;
 /// Diagnostics and exit codes.
 mod errors;
+/// eStargz layers.
+mod estargz;
 /// --explain.
 mod explain;
 /// Flags of other builders.

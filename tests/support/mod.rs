@@ -12,6 +12,7 @@
 
 #![allow(dead_code)]
 
+pub mod estargz;
 pub mod fake_docker;
 pub mod fake_registry;
 pub mod image;

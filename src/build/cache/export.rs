@@ -173,7 +173,9 @@ impl<'e> Exporter<'e> {
                 params: form.params(),
             });
             let media_type = media_type::to_oci(&packed.media_type);
-            blob = Some(Descriptor::new(media_type, packed.digest, packed.size));
+            let mut descriptor = Descriptor::new(media_type, packed.digest, packed.size);
+            descriptor.annotations = packed.annotations;
+            blob = Some(descriptor);
         }
         if !place.busy.swap(true, Ordering::Relaxed) {
             let step = place.step;

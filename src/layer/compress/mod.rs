@@ -8,6 +8,7 @@
 //!   incompressible are stored. Header fixed: no time, no name, OS unknown.
 //! - **zstd**: a frame a block (RFC 8878 section 3: a decoder reads concatenated frames as one).
 //! - **none**: the blocks as they are.
+//! - **eStargz**: a gzip member for each piece of a file ([`super::pack`] says where they begin).
 //!
 //! Invariants:
 //! - The bytes depend on the data, the format, the level and the versions of the compressors; never
@@ -20,7 +21,7 @@
 use std::collections::VecDeque;
 use std::io::{self, Write};
 
-mod block;
+pub(super) mod block;
 mod decode;
 pub(super) mod pipeline;
 
@@ -45,6 +46,11 @@ pub enum Compression {
     },
     /// The tar itself.
     None,
+    /// gzip members that can be read one by one, with a table of them: see [`super::pack`].
+    Estargz {
+        /// 1 to 9.
+        level: u32,
+    },
 }
 
 impl Compression {
@@ -53,11 +59,15 @@ impl Compression {
     pub const GZIP: Compression = Compression::Gzip { level: 3 };
     /// zstd at the level that measurement chose.
     pub const ZSTD: Compression = Compression::Zstd { level: 1 };
+    /// eStargz at gzip's level.
+    pub const ESTARGZ: Compression = Compression::Estargz { level: 3 };
 
     /// Gives the OCI media type of a layer compressed like this.
     pub fn media_type(self) -> &'static str {
         match self {
-            Compression::Gzip { .. } => "application/vnd.oci.image.layer.v1.tar+gzip",
+            Compression::Gzip { .. } | Compression::Estargz { .. } => {
+                "application/vnd.oci.image.layer.v1.tar+gzip"
+            }
             Compression::Zstd { .. } => "application/vnd.oci.image.layer.v1.tar+zstd",
             Compression::None => "application/vnd.oci.image.layer.v1.tar",
         }
@@ -100,8 +110,10 @@ impl<W: Write> Consumer for Local<W> {
 }
 
 impl<W: Write> Encoder<W> {
-    /// Starts. Threads are spawned when the first block is full, not before.
+    /// Starts. Threads are spawned when the first block is full, not before. Not for eStargz, which
+    /// is about entries ([`super::pack::convert`]).
     pub fn new(out: W, compression: Compression, threads: usize) -> Encoder<W> {
+        debug_assert!(!matches!(compression, Compression::Estargz { .. }), "has entries");
         let pipeline = Pipeline::new(compression, threads);
         let depth = pipeline.depth();
         Encoder { pipeline, output: Local { queue: VecDeque::new(), compression, out, depth } }

@@ -13,7 +13,8 @@ use std::thread::{self, JoinHandle};
 use super::Compression;
 use super::block::{Done, Packer, block_size};
 
-/// Bytes in blocks and their outputs, all together.
+/// Bytes in blocks and their outputs, all together. (With eStargz, whose blocks hold pieces of files
+/// whole, it is about twice as much.)
 pub const BUDGET: usize = 28 << 20;
 
 /// Blocks beside those that wait in the consumer's queue: one being filled, one being written, and
@@ -55,12 +56,25 @@ impl Pool {
 pub(in crate::layer) struct Block {
     buffer: Vec<u8>,
     len: usize,
+    starts: Vec<Start>,
     home: Arc<Pool>,
+}
+
+/// Where in a block a gzip member has to begin: with a piece of a file.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Start {
+    pub(super) at: usize,
+    /// Bytes of the piece.
+    pub(super) piece: usize,
 }
 
 impl Block {
     pub(in crate::layer) fn data(&self) -> &[u8] {
         &self.buffer[..self.len]
+    }
+
+    pub(super) fn starts(&self) -> &[Start] {
+        &self.starts
     }
 }
 
@@ -119,6 +133,7 @@ pub(in crate::layer) struct Pipeline {
     block_size: usize,
     buffer: Vec<u8>,
     filled: usize,
+    starts: Vec<Start>,
     started: bool,
     inputs: Arc<Pool>,
     outputs: Arc<Pool>,
@@ -134,6 +149,7 @@ impl Pipeline {
             block_size: block_size(compression),
             buffer: Vec::new(),
             filled: 0,
+            starts: Vec::new(),
             started: false,
             inputs: Arc::default(),
             outputs: Arc::default(),
@@ -170,6 +186,22 @@ impl Pipeline {
         Ok(())
     }
 
+    /// Has a gzip member begin here, with a piece of a file of so many bytes (at most
+    /// [`super::block::CHUNK`]), which must be written next.
+    pub(in crate::layer) fn member(
+        &mut self,
+        piece: usize,
+        consumer: &mut impl Consumer,
+    ) -> io::Result<()> {
+        /// Small files are compressed many at a time, which keeps threads from waiting for each other.
+        const BATCH: usize = 512 * 1024;
+        if self.filled > 0 && (self.filled >= BATCH || self.filled + piece > self.block_size) {
+            self.dispatch(consumer)?;
+        }
+        self.starts.push(Start { at: self.filled, piece });
+        Ok(())
+    }
+
     /// Sends the last block, even if it is empty and the only one.
     pub(in crate::layer) fn finish(&mut self, consumer: &mut impl Consumer) -> io::Result<()> {
         if self.started {
@@ -185,7 +217,8 @@ impl Pipeline {
     fn cut(&mut self) -> Arc<Block> {
         let buffer = std::mem::take(&mut self.buffer);
         let len = std::mem::take(&mut self.filled);
-        Arc::new(Block { buffer, len, home: self.inputs.clone() })
+        let starts = std::mem::take(&mut self.starts);
+        Arc::new(Block { buffer, len, starts, home: self.inputs.clone() })
     }
 
     /// Compresses the block at hand without any thread.

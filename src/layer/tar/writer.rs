@@ -31,6 +31,16 @@ impl<W: Write> Writer<W> {
     /// Appends one entry. `content` must give exactly the bytes of a regular file; it is not read
     /// for other kinds.
     pub fn entry(&mut self, entry: &EntryRef<'_>, content: &mut dyn Read) -> Result<(), Error> {
+        self.header(entry)?;
+        match entry.kind {
+            KindRef::File { size, .. } => self.content(entry, size, content),
+            _ => Ok(()),
+        }
+    }
+
+    /// Appends the headers of an entry; gives its name as it stands there. The content of a regular
+    /// file must follow.
+    pub(in crate::layer) fn header(&mut self, entry: &EntryRef<'_>) -> Result<Vec<u8>, Error> {
         let failed = |problem| Error::Entry { name: Name::new(entry.path), problem };
         let name = stored_name(entry).map_err(failed)?;
         let mut header = Header::ustar(type_flag(entry.kind));
@@ -55,10 +65,17 @@ impl<W: Write> Writer<W> {
         }
         header.seal();
         self.out.write_all(&header.0)?;
-        match entry.kind {
-            KindRef::File { size, .. } => self.content(entry, size, content),
-            _ => Ok(()),
-        }
+        Ok(name)
+    }
+
+    /// Gives the inner writer, to be told what comes next.
+    pub(in crate::layer) fn inner(&mut self) -> &mut W {
+        &mut self.out
+    }
+
+    /// Gives the inner writer back, without an end of the archive.
+    pub(in crate::layer) fn into_inner(self) -> W {
+        self.out
     }
 
     /// Like [`Writer::entry`].
@@ -73,7 +90,8 @@ impl<W: Write> Writer<W> {
         Ok(self.out)
     }
 
-    fn content(
+    /// Appends the content of a regular file, behind its header.
+    pub(in crate::layer) fn content(
         &mut self,
         entry: &EntryRef<'_>,
         size: u64,
