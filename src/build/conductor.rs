@@ -36,9 +36,9 @@ use crate::layer::LayerId;
 use crate::oci::Digest;
 use crate::store::StepRecord;
 
-use super::cache::{self, export::Exporter};
-use super::error::{Failure, Kind};
-use super::event::{Event, StepId, Work};
+use super::cache::{self, export::Exporter, lease::Turn};
+use super::error::{Failure, Kind, chain};
+use super::event::{Event, StepId, Stream, Work};
 use super::layers::{BlobForm, Layers, lock};
 use super::waste::Costs;
 use super::{Build, explain, steps};
@@ -295,8 +295,17 @@ impl<'a> Conductor<'a> {
         let exporter = Exporter::new(self, exports, &in_output, forms.first().copied());
         let built = std::thread::scope(|scope| {
             if !self.build.cache.to.is_empty() {
+                // Leases are renewed until the last entry is there.
+                let (alive, ends) = mpsc::channel::<()>();
+                if let Some(lease) = self.build.cache.lease() {
+                    scope.spawn(move || lease.renew(&ends));
+                }
                 for _ in 0..cache::export::JOBS {
-                    scope.spawn(|| exporter.work());
+                    let (alive, exporter) = (alive.clone(), &exporter);
+                    scope.spawn(move || {
+                        exporter.work();
+                        drop(alive);
+                    });
                 }
             }
             // Not started before: a session is entered with one thread.
@@ -346,6 +355,9 @@ impl<'a> Conductor<'a> {
             }
         });
         let exported = exporter.finish();
+        if let Some(lease) = self.build.cache.lease() {
+            lease.end_all();
+        }
         built.and(exported)
     }
 
@@ -582,6 +594,11 @@ impl<'a> Conductor<'a> {
         {
             return Ok((outcome, true));
         }
+        if let (Some(key), Op::Run(_)) = (early, &node.op)
+            && let Some(outcome) = self.await_turn(id, key, &below)?
+        {
+            return Ok((outcome, true));
+        }
         let reasons = explain::before(self, id, below.tree, early);
         self.build.watch.event(Event::Started { step: id });
         let (layer, created) = match &node.op {
@@ -589,7 +606,8 @@ impl<'a> Conductor<'a> {
                 let key = early.ok_or_else(|| {
                     Failure::new(Kind::Store, "a RUN was started before its key was known")
                 })?;
-                steps::run::run(self, id, run, &below, key)?
+                steps::run::run(self, id, run, &below, key)
+                    .inspect_err(|_| self.build.cache.end_turn(key, self.build.options.epoch))?
             }
             Op::Copy(copy) => steps::copy::run(self, id, copy, &below)?,
             Op::Workdir { path, user } => steps::copy::workdir(self, path, user, &below)?,
@@ -602,6 +620,42 @@ impl<'a> Conductor<'a> {
             self.record(id, key, below.tree, &layer, created)?;
         }
         Ok((below.with_layer(layer, created), false))
+    }
+
+    /// Waits for a machine that runs the same RUN, where the build has leases. Gives what it made, or
+    /// None when the step is ours to run.
+    fn await_turn(
+        &self,
+        id: NodeId,
+        key: Digest,
+        below: &Outcome,
+    ) -> Result<Option<Outcome>, Failure> {
+        let build = self.build;
+        let Some(lease) = build.cache.lease().filter(|_| !self.graph.nodes[id].no_cache) else {
+            return Ok(None);
+        };
+        let mut found = || {
+            let (outcome, hollow) = self.cached(id, key, below, true)?;
+            (!hollow).then_some(outcome)
+        };
+        let mut waiting = || {
+            let bytes = b"another machine runs this step; waiting for what it makes\n".to_vec();
+            build.watch.event(Event::Output { step: id, stream: Stream::Stderr, bytes });
+        };
+        let name = cache::entry_key(key, build.options.epoch);
+        let stop = || build.cancel.is_cancelled();
+        match lease.take(&name, &mut found, &mut waiting, &stop) {
+            Ok(Turn::Found(outcome)) => Ok(Some(outcome)),
+            Ok(Turn::Mine) => Ok(None),
+            Ok(Turn::Stopped) => Err(Failure::interrupted()),
+            Err(error) => {
+                build.watch.event(Event::Warning(format!(
+                    "no lease can be had, and other machines may run the same steps: {}",
+                    chain(&error)
+                )));
+                Ok(None)
+            }
+        }
     }
 
     /// Takes the identities of what a step reads, by its inputs.

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::build::cache::{self, Cache, Mode, To, inline::InlineShelf};
+use crate::build::cache::{self, Cache, Mode, To, inline::InlineShelf, lease::Lease};
 use crate::build::carried::{Carried, Spot};
 use crate::build::event::{Event, Watch};
 use crate::layer::compress::Compression;
@@ -30,6 +31,8 @@ pub struct Spec {
     pub ignore_error: bool,
     /// `compression=`.
     pub compression: Option<Compression>,
+    /// `lease=`.
+    pub lease: Option<Duration>,
 }
 
 /// Where a cache is.
@@ -92,6 +95,7 @@ fn spec(way: Way, text: &str) -> Result<Spec> {
             "force-compression",
             "oci-mediatypes",
             "image-manifest",
+            "lease",
         ],
         (Some("local"), Way::From) => &["type", "src", "tag", "digest"],
         (Some("local"), Way::To) => &[
@@ -128,7 +132,7 @@ fn spec(way: Way, text: &str) -> Result<Spec> {
         }
     };
     let (mut reference, mut path, mut mode, mut ignore_error) = (None, None, Mode::Min, false);
-    let (mut compression, mut level) = (None, None);
+    let (mut compression, mut level, mut lease) = (None, None, None);
     for (key, value) in &fields {
         let truth = || options::boolean(&format!("{flag} {key}"), value);
         let bad =
@@ -157,6 +161,7 @@ fn spec(way: Way, text: &str) -> Result<Spec> {
             }
             "ignore-error" => ignore_error = truth()?,
             "compression" => compression = Some(value.as_str()),
+            "lease" => lease = Some(lease_time(value).ok_or_else(|| bad("2s to 1h, as in 30s"))?),
             "compression-level" => {
                 level = Some(value.parse::<u32>().map_err(|_| bad("a number"))?);
             }
@@ -201,7 +206,46 @@ fn spec(way: Way, text: &str) -> Result<Spec> {
         let path = path.filter(|path| !path.as_os_str().is_empty());
         Place::Local(path.ok_or_else(|| missing(path_key, &format!("type=local,{path_key}=DIR")))?)
     };
-    Ok(Spec { place, mode, ignore_error, compression })
+    if lease.is_some() && mode == Mode::Min {
+        // With mode=min, what most steps make is in no cache: there would be nothing to wait for.
+        return Err(Report::usage(format!("{flag} {text}: lease= needs mode=max")));
+    }
+    Ok(Spec { place, mode, ignore_error, compression, lease })
+}
+
+/// Reads the time of a lease: a number with `s`, `m` or `h`.
+fn lease_time(text: &str) -> Option<Duration> {
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let factor = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return None,
+    };
+    let seconds = number.parse::<u64>().ok()?.checked_mul(factor)?;
+    (2..=3600).contains(&seconds).then(|| Duration::from_secs(seconds))
+}
+
+/// Refuses leases that nobody could wait for.
+fn check_leases(from: &[Spec], to: &[Spec]) -> Result<()> {
+    let leased: Vec<&Spec> = to.iter().filter(|spec| spec.lease.is_some()).collect();
+    let [spec] = leased[..] else {
+        return match leased.len() {
+            0 => Ok(()),
+            _ => Err(Report::usage("--cache-to: lease= can be given once")),
+        };
+    };
+    let Place::Registry(reference) = &spec.place else { return Ok(()) };
+    let name = reference.name();
+    let read = from.iter().any(|spec| match &spec.place {
+        Place::Registry(reference) => reference.name() == name,
+        _ => false,
+    });
+    match read {
+        true => Ok(()),
+        false => Err(Report::usage("--cache-to lease= needs --cache-from of the same repository")
+            .with_hint(format!("add --cache-from type=registry,ref={name}"))),
+    }
 }
 
 /// The types that belong to one provider's API.
@@ -232,6 +276,7 @@ pub fn open(
     if from.is_empty() && to.is_empty() {
         return Ok(Cache::default());
     }
+    check_leases(from, to)?;
     let mut registry = args.registry.clone();
     registry.tls_ca.extend_from_slice(&args.ca_cert);
     let asking = env.registry_client_with(&registry, args.offline, 1)?;
@@ -254,6 +299,14 @@ pub fn open(
             mode: spec.mode,
             ignore_error: spec.ignore_error,
             compression: spec.compression,
+            lease: match (&spec.place, spec.lease) {
+                // With few retries: a lease that cannot be had soon is no use.
+                (Place::Registry(reference), Some(time)) => {
+                    let shelf = RegistryShelf::new(&asking, &asking, reference);
+                    Some(Lease::new(Arc::new(shelf), time))
+                }
+                _ => None,
+            },
         };
         match cache::export::refused(&to) {
             None => cache.to.push(to),

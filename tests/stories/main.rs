@@ -92,5 +92,7 @@ mod ssh;
 mod task;
 /// What other builders got wrong, and no other story is about.
 mod traps;
+/// Two machines, one registry cache.
+mod two_machines;
 /// ENV and ARG.
 mod variables;

@@ -145,6 +145,12 @@ impl Registry {
         registry
     }
 
+    /// Kills it, as a machine that goes away.
+    pub fn stop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
     /// What it logged.
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()

@@ -84,6 +84,10 @@ impl<'e> Exporter<'e> {
                 if let Err(failure) = self.export(place, id) {
                     lock(&place.failure).get_or_insert(failure);
                 }
+                // The entry is there, or will not be.
+                if let (Some(lease), Some(key)) = (&place.to.lease, self.conductor.key_of(id)) {
+                    lease.end(&entry_key(key, self.conductor.build.options.epoch));
+                }
             }
         }
     }

@@ -19,6 +19,9 @@
 //!
 //! With SOURCE_DATE_EPOCH blobs have other times, so their entries have other tags.
 //!
+//! Machines that build the same at the same time wait for each other where they are asked to
+//! ([`lease`]).
+//!
 //! # What a cache may lie about
 //!
 //! An entry repeats its key. A RUN's layer must be named after that key; any other layer is named
@@ -34,6 +37,7 @@
 
 pub mod export;
 pub mod inline;
+pub mod lease;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -77,6 +81,8 @@ pub struct To {
     pub ignore_error: bool,
     /// `compression=`; None: that of the outputs.
     pub compression: Option<Compression>,
+    /// `lease=`.
+    pub lease: Option<lease::Lease>,
 }
 
 /// One `--cache-from`.
@@ -229,6 +235,18 @@ impl Cache {
         None
     }
 
+    /// Gives the leases of the build, unless the registry has failed.
+    pub fn lease(&self) -> Option<&lease::Lease> {
+        self.to.iter().find_map(|to| to.lease.as_ref()).filter(|lease| !lease.is_broken())
+    }
+
+    /// Lets go of the lease of a step that failed.
+    pub fn end_turn(&self, key: Digest, epoch: Option<i64>) {
+        if let Some(lease) = self.lease() {
+            lease.end(&entry_key(key, epoch));
+        }
+    }
+
     /// Gives the place where the entry of a key was found whole.
     fn found_on(&self, name: &Digest) -> Option<String> {
         let remote = lock(&self.found).get(name)?.remote.clone()?;
@@ -252,7 +270,7 @@ fn is_io(error: &crate::transport::Error) -> bool {
 }
 
 /// Gives the key under which entries lie.
-fn entry_key(key: Digest, epoch: Option<i64>) -> Digest {
+pub(super) fn entry_key(key: Digest, epoch: Option<i64>) -> Digest {
     match epoch {
         None => key,
         Some(epoch) => Digest::of(format!("{key} packed at {epoch}").as_bytes()),
