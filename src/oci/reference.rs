@@ -132,13 +132,14 @@ impl Reference {
 
     /// Gives the short form that people write: without `docker.io/` and `library/`.
     pub fn familiar(&self) -> String {
-        let name = if self.registry == DOCKER_HUB {
-            match self.repository.strip_prefix("library/") {
-                Some(rest) if !rest.contains('/') => rest.to_owned(),
-                _ => self.repository.clone(),
+        let name = match self.repository.strip_prefix("library/") {
+            _ if self.registry != DOCKER_HUB => self.name(),
+            Some(rest) if !rest.contains('/') => rest.to_owned(),
+            // What looks like a registry would be taken for one.
+            _ if self.repository.split_once('/').is_some_and(|(first, _)| is_registry(first)) => {
+                self.name()
             }
-        } else {
-            self.name()
+            _ => self.repository.clone(),
         };
         name + &self.suffix()
     }
@@ -209,11 +210,14 @@ impl FromStr for Reference {
     }
 }
 
+/// Says whether the part before the first slash is a registry.
+fn is_registry(first: &str) -> bool {
+    first.contains(['.', ':']) || first == "localhost" || first.to_lowercase() != *first
+}
+
 /// Splits the registry off and writes Docker Hub's defaults out.
 fn split_registry(name: &str) -> (String, String) {
-    let split = name.split_once('/').filter(|(first, _)| {
-        first.contains(['.', ':']) || *first == "localhost" || first.to_lowercase() != **first
-    });
+    let split = name.split_once('/').filter(|(first, _)| is_registry(first));
     let (registry, repository) = match split {
         Some(("index.docker.io", rest)) => (DOCKER_HUB, rest),
         Some((first, rest)) => (first, rest),
@@ -315,6 +319,8 @@ mod tests {
             ("127.0.0.1:5000/a", "127.0.0.1:5000/a", "127.0.0.1:5000/a"),
             ("a/b-c__d.e---f", "docker.io/a/b-c__d.e---f", "a/b-c__d.e---f"),
             ("docker.io/library/a/b", "docker.io/library/a/b", "library/a/b"),
+            ("docker.io/a.b/c", "docker.io/a.b/c", "docker.io/a.b/c"),
+            ("docker.io/localhost/c", "docker.io/localhost/c", "docker.io/localhost/c"),
             (&digest, &full, &digest),
             (&both, &both, &both),
         ];
