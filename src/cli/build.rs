@@ -204,7 +204,8 @@ fn run_build(args: &BuildArgs, env: &Environment, goal: Goal<'_>) -> Result<()> 
         report.annotation = Some(annotate(&failure.diagnostic));
         report
     })?;
-    let warnings = call::warnings(&parsed, &mut graph, &contexts.open);
+    let warnings =
+        call::warnings(&parsed.dockerfile, parsed.diagnostics.clone(), &mut graph, &contexts.open);
     if !quiet {
         for warning in &warnings {
             if warning.span.is_empty() {

@@ -105,14 +105,14 @@ pub fn checks(build_args: &BTreeMap<String, String>) -> Result<Option<CheckOptio
 
 /// Puts all findings together that are made before a step runs.
 pub fn warnings(
-    parsed: &Parsed,
+    dockerfile: &Dockerfile,
+    parsed: Vec<Diagnostic>,
     graph: &mut Graph,
     contexts: &BTreeMap<String, Arc<Context>>,
 ) -> Vec<Diagnostic> {
     let mut planned = std::mem::take(&mut graph.warnings);
-    planned.extend(advice::ahead(&parsed.dockerfile, graph, contexts));
-    let found = parsed.diagnostics.clone();
-    graph::check::settle(&parsed.dockerfile, found, &graph.checks, planned)
+    planned.extend(advice::ahead(dockerfile, graph, contexts));
+    graph::check::settle(dockerfile, parsed, &graph.checks, planned)
 }
 
 /// Fails the build when checks found something and `error=true` is set.
@@ -167,10 +167,7 @@ pub fn of_plan(
         ));
     }
     let found = match planned {
-        Ok(mut graph) => {
-            let parsed = Parsed { dockerfile: page.dockerfile.clone(), diagnostics: parsed };
-            warnings(&parsed, &mut graph, contexts)
-        }
+        Ok(mut graph) => warnings(page.dockerfile, parsed, &mut graph, contexts),
         Err(failure) => {
             let mut all = parsed;
             all.push(failure.diagnostic);

@@ -19,7 +19,6 @@
 
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io::Cursor;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
@@ -27,8 +26,8 @@ use std::time::{Duration, Instant};
 
 use crate::build::layers::lock;
 use crate::oci::{Descriptor, Digest, Document, Manifest};
-use crate::transport::Result;
 use crate::transport::shelf::Shelf;
+use crate::transport::{self, Result};
 
 /// Media type of a lease.
 pub const MEDIA_TYPE: &str = "application/vnd.lapstrake.lease.v1+json";
@@ -240,7 +239,7 @@ impl Lease {
     fn write(&self, name: &Digest, holder: &str) -> Result<()> {
         let config = Descriptor::of(EMPTY, b"{}");
         if !self.prepared.load(Ordering::Relaxed) {
-            self.shelf.put_blob(&config, &mut || Ok(Box::new(Cursor::new(b"{}"))))?;
+            self.shelf.put_blob(&config, &mut |at| Ok(transport::bytes_from(b"{}", at)))?;
             self.prepared.store(true, Ordering::Relaxed);
         }
         let mut manifest = Manifest::new(config, Vec::new());

@@ -280,7 +280,7 @@ fn build_all(asked: Vec<Asked>, wanted: usize, args: &BakeArgs, env: &Environmen
         let main = plans[part].part.contexts.get("").and_then(|name| contexts.open.get(name));
         let main: BTreeMap<String, Arc<context::Context>> =
             main.map(|context| (String::new(), Arc::clone(context))).into_iter().collect();
-        let found = call::warnings(parsed, graph, &main);
+        let found = call::warnings(&parsed.dockerfile, parsed.diagnostics.clone(), graph, &main);
         for warning in found.iter().filter(|_| !quiet) {
             if told.insert(format!("{} {warning:?}", targets[part].source.shown_from(&env.cwd))) {
                 warn(part, warning);
