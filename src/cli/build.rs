@@ -34,9 +34,19 @@ use super::{attest, call, edit, plan, privilege};
 /// Shows what checks of layers found, and says whether that is an error.
 type Judge<'a> = &'a dyn Fn(Vec<Diagnostic>) -> Result<()>;
 
+/// The `-o` that is `--load`.
+const INTO_DOCKER: &str = "type=docker";
+
 /// Runs the command.
 pub fn run(args: &BuildArgs, env: &Environment) -> Result<()> {
-    let result = run_build(args, env, Goal::Image);
+    let mut asked = None;
+    if args.output.iter().any(|output| output == INTO_DOCKER) {
+        // As buildx has it: what has no destination goes to the engine.
+        let asked = asked.insert(args.clone());
+        asked.output.retain(|output| output != INTO_DOCKER);
+        asked.load = true;
+    }
+    let result = run_build(asked.as_ref().unwrap_or(args), env, Goal::Image);
     if let (Err(report), LogFormat::Github) = (&result, args.log_format) {
         let whole = || github::error(&report.message);
         env.say(&report.annotation.clone().unwrap_or_else(whole));

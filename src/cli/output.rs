@@ -207,8 +207,14 @@ pub fn output(text: &str) -> Result<Output> {
         Some(dest) => dest,
         None if kind.is_named() => PathBuf::new(),
         None => {
-            return Err(Report::usage(format!("-o {text}: dest= is missing"))
-                .with_hint("as in -o type=oci,dest=app.tar; dest=- is standard output"));
+            let report = Report::usage(format!("-o {text}: dest= is missing"))
+                .with_hint("as in -o type=oci,dest=app.tar; dest=- is standard output");
+            return Err(match kind {
+                OutputKind::DockerArchive => {
+                    report.with_hint("--load gives it to Docker or Podman")
+                }
+                _ => report,
+            });
         }
     };
     if dest.as_os_str() == "-" && matches!(kind, OutputKind::OciDir | OutputKind::Local) {

@@ -94,10 +94,11 @@ story!(build_loads_what_it_made : root user single, |env| {
     let loaded = Layout::open(&unpacked(env, &docker.loaded()[0])).only();
     assert_eq!(loaded.text("made"), "made\n");
     assert!(output.stdout.contains(&Layout::open(&env.path("unpacked")).digest()));
+    env.build_command(["-o", "type=docker", "-t", "app:2"]).env("DOCKER_HOST", docker.host()).ok().says("loaded into Docker");
     // A build that fails loads nothing; one without an engine does not begin.
     env.dockerfile("FROM base\nRUN false\n");
     env.build_command(["--load", "-t", "app:1"]).env("DOCKER_HOST", docker.host()).fails(1);
-    assert_eq!(docker.loaded().len(), 1);
+    assert_eq!(docker.loaded().len(), 2);
     let gone = format!("unix://{}", env.path("tmp/nobody.sock").display());
     env.build_command(["--load", "-t", "app:1"]).env("DOCKER_HOST", &gone).fails(3).says("nobody.sock").says_not("RUN false");
 });
