@@ -72,6 +72,8 @@ pub struct Bases<'a> {
     /// Everything that was resolved, by handle.
     pub sources: Vec<BaseSource>,
     roots: HashMap<String, Root>,
+    /// What short names turned out to be.
+    short_names: HashMap<String, Reference>,
 }
 
 impl<'a> Bases<'a> {
@@ -86,6 +88,7 @@ impl<'a> Bases<'a> {
             cwd,
             sources: Vec::new(),
             roots: HashMap::new(),
+            short_names: HashMap::new(),
         }
     }
 
@@ -99,14 +102,27 @@ impl<'a> Bases<'a> {
         Ok(root)
     }
 
-    fn open(&self, name: &str) -> Result<Root, ResolveError> {
+    fn open(&mut self, name: &str) -> Result<Root, ResolveError> {
         let parsed = ImageName::parse(name).map_err(|error| ResolveError {
             message: chain(&error),
             hint: None,
             exit: ResolveExit::Usage,
         })?;
         match parsed {
-            ImageName::Store(reference) => self.by_reference(&reference),
+            ImageName::Store(reference) => {
+                let short = self.client.short_name(name).map_err(|error| ResolveError {
+                    message: chain(&error),
+                    hint: None,
+                    exit: ResolveExit::Usage,
+                })?;
+                match short {
+                    None => self.by_reference(&reference),
+                    Some(short) => {
+                        let origin = short.origin.display().to_string();
+                        self.by_short_name(name, &reference, &short.candidates, &origin)
+                    }
+                }
+            }
             ImageName::Registry(reference) => self.remote(&reference),
             local => {
                 let local = local.relative_to(&self.cwd);
@@ -115,6 +131,40 @@ impl<'a> Bases<'a> {
                 rooted(Arc::from(source))
             }
         }
+    }
+
+    /// Opens what configuration (`origin`) makes of a short name. What the store has under Docker's
+    /// meaning of it (`reference`) goes first: it may be of this user's own making.
+    fn by_short_name(
+        &mut self,
+        name: &str,
+        reference: &Reference,
+        candidates: &[Reference],
+        origin: &str,
+    ) -> Result<Root, ResolveError> {
+        if self.offline || matches!(self.pull, Pull::Missing | Pull::Never) {
+            let reference = reference.clone().with_default_tag();
+            if let Some(root) = self.stored(&reference) {
+                return Ok(root);
+            }
+        }
+        let mut last = None;
+        let mut messages = Vec::new();
+        for candidate in candidates {
+            match self.by_reference(candidate) {
+                Ok(root) => {
+                    self.short_names.insert(name.to_owned(), candidate.clone());
+                    return Ok(root);
+                }
+                Err(error) => {
+                    messages.push(format!("{candidate}: {}", error.message));
+                    last = Some(error);
+                }
+            }
+        }
+        let (hint, exit) = last.map_or((None, ResolveExit::Usage), |last| (last.hint, last.exit));
+        let message = format!("{} (short name in {origin})", messages.join("; "));
+        Err(ResolveError { message, hint, exit })
     }
 
     fn by_reference(&self, reference: &Reference) -> Result<Root, ResolveError> {
@@ -221,7 +271,10 @@ impl<'a> Bases<'a> {
         let handle = self.sources.len();
         self.sources.push(BaseSource { source, manifest });
         Ok(BaseImage {
-            name: shown(name, &descriptor.digest),
+            name: match self.short_names.get(name) {
+                Some(reference) => shown(&reference.to_string(), &descriptor.digest),
+                None => shown(name, &descriptor.digest),
+            },
             handle,
             platform: own,
             digest: descriptor.digest,

@@ -374,6 +374,13 @@ pub struct RegistryArgs {
     /// Talk to this registry without TLS or with any certificate (repeatable); loopback always may
     #[arg(long, value_name = "HOST[:PORT]")]
     pub insecure_registry: Vec<String>,
+    /// Certificates for registries: *.crt to trust, NAME.cert with NAME.key to show [default:
+    /// certs.d/HOST[:PORT] of ~/.config/containers, /etc/containers and /etc/docker]
+    #[arg(long, value_name = "DIR")]
+    pub cert_dir: Option<PathBuf>,
+    /// Mirrors, blocked registries and short names as in registries.conf(5), from this file alone
+    #[arg(long, value_name = "FILE")]
+    pub registries_conf: Option<PathBuf>,
 }
 
 /// `lapstrake shell`

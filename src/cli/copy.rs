@@ -246,17 +246,14 @@ fn compression(args: &CopyArgs) -> Result<Option<Compression>> {
 /// Runs `lapstrake pull`.
 pub fn pull(args: &PullArgs, env: &Environment) -> Result<()> {
     let platforms = options::platforms(&args.platform, &Platform::host())?;
+    let place = Place::open(env, &args.registry)?;
     let mut names = Vec::new();
     for text in &args.names {
-        let bare = text.strip_prefix("docker://").unwrap_or(text);
-        let reference =
-            bare.parse::<Reference>().map_err(|error| Report::of(Exit::Usage, text, &error))?;
-        names.push(reference);
+        names.push(candidates(text, &place.client)?);
     }
-    let place = Place::open(env, &args.registry)?;
     let progress = display(env, args.quiet);
     let mut out = Vec::new();
-    let done: Result<()> = names.iter().try_for_each(|reference| {
+    let mut pull = |reference: &Reference| -> Result<()> {
         let shown = reference.familiar();
         let what = format!("cannot pull {shown}");
         let source = place.source(&ImageName::Registry(reference.clone()), &shown)?;
@@ -271,11 +268,38 @@ pub fn pull(args: &PullArgs, env: &Environment) -> Result<()> {
         let bare = if reference.digest.is_some() { bare } else { bare.with_default_tag() };
         out.push(format!("{}@{}\n", bare.familiar(), copied.root.digest));
         Ok(())
+    };
+    let done: Result<()> = names.iter().try_for_each(|candidates| {
+        let mut failures: Vec<Report> = Vec::new();
+        for reference in candidates {
+            match pull(reference) {
+                Ok(()) => return Ok(()),
+                Err(failure) => failures.push(failure),
+            }
+        }
+        let Some(mut report) = failures.pop() else { return Ok(()) };
+        failures.iter().rev().for_each(|failure| {
+            report.message = format!("{}; {}", failure.message, report.message);
+        });
+        Err(report)
     });
     progress.end();
     done?;
     out.iter().for_each(|line| env.print(line));
     Ok(())
+}
+
+/// Gives what a name to pull stands for; several where configuration says so of a short name.
+fn candidates(text: &str, client: &Client) -> Result<Vec<Reference>> {
+    let wrong = |error: &(dyn std::error::Error + 'static)| Report::of(Exit::Usage, text, error);
+    let bare = text.strip_prefix("docker://").unwrap_or(text);
+    let reference = bare.parse::<Reference>().map_err(|error| wrong(&error))?;
+    // With a scheme it is Docker Hub's, as for skopeo.
+    if bare != text {
+        return Ok(vec![reference]);
+    }
+    let short = client.short_name(text).map_err(|error| wrong(&error))?;
+    Ok(short.map_or_else(|| vec![reference], |short| short.candidates))
 }
 
 /// Gives the name that an image of a registry has in the store.

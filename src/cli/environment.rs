@@ -11,6 +11,7 @@ use crate::sandbox::{self, Arch, Cancel, Emulator, Isolation};
 use crate::store::Store;
 
 use super::args::RegistryArgs;
+use super::registries;
 use super::report::{Exit, Report, Result};
 
 /// The world around a command.
@@ -162,6 +163,9 @@ impl Environment {
         let options = crate::registry::Options {
             insecure: args.insecure_registry.clone(),
             tls_ca,
+            cert_dirs: registries::certificate_dirs(self),
+            cert_dir: args.cert_dir.as_ref().map(|dir| self.cwd.join(dir)),
+            registries: registries::read(self, args),
             credentials: sources,
             offline,
             retries,
@@ -172,12 +176,21 @@ impl Environment {
             .map_err(|error| Report::of(Exit::Usage, "cannot set up the registry client", &error))
     }
 
+    /// Gives the directory of the user's configuration.
+    pub fn config_dir(&self) -> Option<PathBuf> {
+        let named = self.path_variable("XDG_CONFIG_HOME");
+        named.or_else(|| self.home().map(|home| home.join(".config")))
+    }
+
+    /// Gives the directory of what programs keep for this user.
+    pub fn cache_dir(&self) -> Option<PathBuf> {
+        let named = self.path_variable("XDG_CACHE_HOME");
+        named.or_else(|| self.home().map(|home| home.join(".cache")))
+    }
+
     /// Gives the files that may hold names and passwords, in the order in which they are asked.
     pub fn credential_files(&self) -> Vec<PathBuf> {
-        let config = self
-            .path_variable("XDG_CONFIG_HOME")
-            .or_else(|| self.home().map(|home| home.join(".config")));
-        let podman = [self.path_variable("XDG_RUNTIME_DIR"), config];
+        let podman = [self.path_variable("XDG_RUNTIME_DIR"), self.config_dir()];
         let podman = podman.into_iter().flatten().map(|dir| dir.join("containers/auth.json"));
         let own = self.path_variable("REGISTRY_AUTH_FILE").into_iter();
         own.chain(podman).chain(self.docker_config()).collect()

@@ -198,6 +198,8 @@ fn layout_image(path: &Path, digest: Digest) -> ImageName {
 }
 
 fn existing(place: &Place, name: &ImageName, shown: &str) -> Result<Assembly> {
+    // It is written again where it is: a mirror may have an older one.
+    let place = Place { store: place.store.clone(), client: Arc::new(place.client.direct()) };
     let source: Arc<dyn Source> = place.source(name, shown)?.into();
     Assembly::from_existing(source).map_err(|error| failed(&format!("cannot read {shown}"), &error))
 }

@@ -40,9 +40,10 @@ pub fn login(args: &LoginArgs, env: &Environment) -> Result<()> {
     // A file that cannot be used is told before the password goes anywhere.
     let file = AuthFile::open(&path).map_err(|error| failed(&error, Exit::Usage))?;
     let client = env.registry_client(&args.registry, false)?;
-    let welcome = client
-        .check_login(&registry, &credential)
-        .map_err(|error| failed(&error, Exit::Network))?;
+    let welcome = client.check_login(&registry, &credential).map_err(|error| {
+        let wrong = error.is_configuration();
+        failed(&error, if wrong { Exit::Usage } else { Exit::Network })
+    })?;
     let kept = file.store(&registry, &credential).map_err(|error| failed(&error, Exit::Host))?;
     if welcome == Welcome::NotAsked {
         env.say(&format!(

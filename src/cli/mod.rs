@@ -30,6 +30,7 @@ pub mod output;
 mod plan;
 pub mod privilege;
 mod push;
+mod registries;
 pub mod report;
 mod shell;
 mod sources;

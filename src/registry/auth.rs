@@ -262,12 +262,15 @@ fn basic(username: &str, password: &Secret) -> String {
 /// sent in the clear.
 fn realm_url(realm: &str, base: &Url, http: &Http) -> Result<Url> {
     let protocol = |reason: String| Error::Protocol { url: base.to_string(), reason };
-    let url = base
+    let mut url = base
         .join(realm)
         .map_err(|reason| protocol(format!("the URL of its token server is unusable: {reason}")))?;
+    // It is part of the registry, and may want to know who we are.
+    url.trust.elsewhere = false;
     if url.scheme == Scheme::Http
         && base.scheme == Scheme::Https
         && !http.is_insecure(&url.authority)
+        && !url.trust.insecure
     {
         return Err(protocol(format!("its token server {url} is not https")));
     }

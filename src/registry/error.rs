@@ -31,8 +31,6 @@ pub enum Error {
         url: String,
         /// Whether another attempt could work.
         temporary: bool,
-        /// Whether there have been enough attempts.
-        tried: bool,
         /// Why.
         #[source]
         source: io::Error,
@@ -199,6 +197,60 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// A configuration of registries that cannot be used.
+    #[error(transparent)]
+    Configuration(#[from] super::conf::ConfError),
+    /// Configuration forbids this registry.
+    #[error("{what} is blocked: `blocked = true` for {prefix} in {place}")]
+    Blocked {
+        /// The image or registry.
+        what: String,
+        /// The prefix of the rule.
+        prefix: String,
+        /// Where it stands.
+        place: super::conf::Place,
+    },
+    /// Configuration moves a name to a place where it is none.
+    #[error("configuration leads {what} to {location}, which gives no name of an image")]
+    Rewrite {
+        /// The name.
+        what: String,
+        /// Where to.
+        location: String,
+        /// Why not.
+        #[source]
+        source: crate::oci::ReferenceError,
+    },
+    /// A short name that may stand for several.
+    #[error(
+        "the short name {name} may stand for {}, and short-name-mode = \"enforcing\" in {} forbids to guess; write one of them",
+        choices.join(" or "),
+        origin.display()
+    )]
+    ShortName {
+        /// As the user wrote it.
+        name: String,
+        /// What it may stand for.
+        choices: Vec<String>,
+        /// The file that says so.
+        origin: PathBuf,
+    },
+    /// Neither the mirrors nor the registry have it.
+    #[error("cannot get {what} from its mirrors or its registry{}", Places(failures))]
+    Everywhere {
+        /// The image.
+        what: String,
+        /// By place, the registry itself last.
+        failures: Vec<(String, Error)>,
+    },
+    /// Certificates for a registry that cannot be used.
+    #[error("certificates for registries: {}: {reason}", path.display())]
+    HostCertificates {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
     /// What is downloaded cannot be kept.
     #[error("cannot keep what comes from {what}")]
     Keep {
@@ -237,19 +289,44 @@ impl Error {
             Error::Connection { temporary, .. } => *temporary,
             Error::Status { status, .. } => is_temporary_status(*status),
             Error::Stalled { .. } => true,
+            Error::Everywhere { failures, .. } => {
+                // A registry that says no is not asked again for a mirror's sake.
+                !self.is_not_found() && failures.iter().any(|(_, error)| error.is_temporary())
+            }
             _ => false,
         }
     }
 
     /// Tells whether the registry was reached and does not have what was asked for.
     pub fn is_not_found(&self) -> bool {
-        matches!(self, Error::NotFound { .. })
+        match self {
+            Error::NotFound { .. } => true,
+            Error::Everywhere { failures, .. } => {
+                failures.last().is_some_and(|(_, error)| error.is_not_found())
+            }
+            _ => false,
+        }
+    }
+
+    /// Tells whether it is configuration that forbids or cannot be used.
+    pub fn is_configuration(&self) -> bool {
+        matches!(
+            self,
+            Error::Configuration(_)
+                | Error::Blocked { .. }
+                | Error::Rewrite { .. }
+                | Error::ShortName { .. }
+                | Error::HostCertificates { .. }
+        )
     }
 
     /// Gives how long the registry asks to wait.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Error::Status { retry_after, .. } => *retry_after,
+            Error::Everywhere { failures, .. } => {
+                failures.last().and_then(|(_, error)| error.retry_after())
+            }
             _ => None,
         }
     }
@@ -289,6 +366,23 @@ impl fmt::Display for ApiErrors<'_> {
                 ("", message) => f.write_str(message)?,
                 (code, "") => f.write_str(code)?,
                 (code, message) => write!(f, "{message} ({code})")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Shows what went wrong in each place, with the causes.
+struct Places<'a>(&'a [(String, Error)]);
+
+impl fmt::Display for Places<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, (place, error)) in self.0.iter().enumerate() {
+            write!(f, "{} {place}: {error}", if i == 0 { ":" } else { ";" })?;
+            let mut source = std::error::Error::source(error);
+            while let Some(cause) = source {
+                write!(f, ": {cause}")?;
+                source = cause.source();
             }
         }
         Ok(())

@@ -6,16 +6,20 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
+use rustls::pki_types::CertificateDer;
 use ureq::http;
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{ConnectProxyConnector, Connector, TcpConnector};
 use ureq::{Agent, SendBody};
 
 use super::Options;
 use super::error::{Error, Result, is_temporary_status, parse_api_errors};
-use super::url::{Scheme, Url, is_loopback};
+use super::tls::{self, HostTls, TlsConnector};
+use super::url::{Scheme, Trust, Url, is_loopback};
 use crate::oci::reference::DOCKER_HUB;
 
 /// The host that serves `docker.io`.
@@ -83,13 +87,23 @@ pub(super) struct Response {
 pub(super) struct Http {
     options: Arc<Options>,
     /// Certificate authorities beyond the system's.
-    extra_certs: Vec<Certificate<'static>>,
-    verified: OnceLock<Agent>,
-    unverified: OnceLock<Agent>,
+    extra_certs: Vec<CertificateDer<'static>>,
+    agents: Mutex<HashMap<AgentKey, Agent>>,
+    /// Certificates of single registries, by directory; None where there are none.
+    hosts: Mutex<HashMap<PathBuf, Option<Arc<HostTls>>>>,
     /// The scheme of loopback and insecure registries, once found out. Held while one is asked.
     schemes: Mutex<HashMap<String, Scheme>>,
-    /// When registries last refused to be connected to.
-    refusals: Mutex<HashMap<String, Instant>>,
+}
+
+/// What connections must have in common to be made by one agent.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct AgentKey {
+    insecure: bool,
+    proxy: bool,
+    /// The directory of certificates.
+    certificates: Option<PathBuf>,
+    /// Whether the server may be told who we are.
+    identity: bool,
 }
 
 impl Http {
@@ -98,43 +112,40 @@ impl Http {
         Ok(Http {
             options,
             extra_certs,
-            verified: OnceLock::new(),
-            unverified: OnceLock::new(),
+            agents: Mutex::default(),
+            hosts: Mutex::default(),
             schemes: Mutex::default(),
-            refusals: Mutex::default(),
         })
     }
 
     /// Gives the root of a registry's API.
     ///
-    /// A loopback registry is asked over http and then over https, one of the insecure list the
-    /// other way round, every other one over https alone. `what` names what is missing when offline.
-    pub(super) fn base(&self, registry: &str, what: &str) -> Result<Url> {
+    /// A loopback registry is asked over http and then over https, an insecure one the other way
+    /// round, every other one over https alone. `what` names what is missing when offline.
+    ///
+    /// Nothing is tried again here: whoever asks for more than this does that.
+    pub(super) fn base(&self, registry: &str, insecure: bool, what: &str) -> Result<Url> {
         let host = if registry == DOCKER_HUB { DOCKER_HUB_HOST } else { registry };
+        let at = |scheme| {
+            let trust = Trust { insecure, registry: Some(registry.into()), elsewhere: false };
+            Url { trust, ..Url::new(scheme, host, "/v2/") }
+        };
         let order = if is_loopback(host) {
             [Scheme::Http, Scheme::Https]
-        } else if self.is_insecure(host) {
+        } else if insecure || self.is_insecure(host) {
             [Scheme::Https, Scheme::Http]
         } else {
-            return Ok(Url::new(Scheme::Https, host, "/v2/"));
+            return Ok(at(Scheme::Https));
         };
-        let asked = Instant::now();
         let mut known = self.schemes.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(scheme) = known.get(host) {
-            return Ok(Url::new(*scheme, host, "/v2/"));
-        }
-        let refused = |at: &Instant| *at >= asked;
-        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-        if refusals.get(host).is_some_and(refused) {
-            // Another thread has just asked long enough, while this one waited for it.
-            let url = Url::new(order[0], host, "/v2/");
-            return Err(final_error(refused_error(Method::Get, &url)));
+            return Ok(at(*scheme));
         }
         let mut first_error = None;
         for scheme in order {
-            let url = Url::new(scheme, host, "/v2/");
+            let url = at(scheme);
             let request = Request::new(Method::Get, url.clone());
-            match self.retry(|| self.exchange(&request, &mut Payload::None, what)) {
+            match self.exchange(&request, &mut Payload::None, what) {
                 // What Go's servers say to http on a TLS port. Some other 400 is an answer too.
                 Ok(response) if response.status == 400 && scheme == Scheme::Http => {}
                 Ok(_) => {
@@ -146,16 +157,14 @@ impl Http {
                     first_error.get_or_insert(error);
                     // A refused connection is the same for both schemes.
                     if first_error.as_ref().is_some_and(is_refused) {
-                        refusals.insert(host.to_owned(), Instant::now());
                         break;
                     }
                 }
             }
         }
         match first_error {
-            // All attempts have been made; whoever retries the request must not make them again.
-            Some(error) => Err(final_error(error)),
-            None => Ok(Url::new(order[0], host, "/v2/")),
+            Some(error) => Err(error),
+            None => Ok(at(order[0])),
         }
     }
 
@@ -242,7 +251,7 @@ impl Http {
             builder = builder.header("authorization", value);
         }
         let has_body = matches!(request.method, Method::Post | Method::Put | Method::Patch);
-        let agent = self.agent(url);
+        let agent = self.agent(url)?;
         let bad = |error: http::Error| failed(ureq::Error::Http(error));
         let response = if has_body {
             let mut bytes: &[u8] = &[];
@@ -275,11 +284,20 @@ impl Http {
         })
     }
 
-    fn agent(&self, url: &Url) -> &Agent {
-        let insecure = self.is_insecure(&url.authority);
-        let cell = if insecure { &self.unverified } else { &self.verified };
-        if let Some(agent) = cell.get() {
-            return agent;
+    fn agent(&self, url: &Url) -> Result<Agent> {
+        let (certificates, host) = match self.host_tls(url)? {
+            Some((dir, host)) => (Some(dir), Some(host)),
+            None => (None, None),
+        };
+        let key = AgentKey {
+            insecure: url.trust.insecure || self.is_insecure(&url.authority),
+            proxy: self.options.proxy && !is_loopback(&url.authority),
+            certificates,
+            identity: !url.trust.elsewhere,
+        };
+        let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(agent) = agents.get(&key) {
+            return Ok(agent.clone());
         }
         let options = &self.options;
         let mut config = Agent::config_builder()
@@ -294,17 +312,53 @@ impl Http {
             .max_idle_connections_per_host(16)
             .input_buffer_size(128 << 10)
             .output_buffer_size(128 << 10);
-        let mut tls = TlsConfig::builder();
-        if insecure {
-            tls = tls.disable_verification(true);
-        } else {
-            tls = tls.root_certs(root_certs(&self.extra_certs));
-        }
-        config = config.tls_config(tls.build());
-        if !options.proxy || is_loopback(&url.authority) {
+        if !key.proxy {
             config = config.proxy(None);
         }
-        cell.get_or_init(|| config.build().new_agent())
+        let mut given = self.extra_certs.clone();
+        given.extend(host.iter().flat_map(|host| host.authorities.iter().cloned()));
+        let identity = host.as_ref().and_then(|host| host.identity.as_ref());
+        let identity = identity.filter(|_| key.identity);
+        let tls = TlsConnector(tls::config(given, identity, key.insecure)?);
+        // ureq's own chain, but for TLS.
+        let connector =
+            ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default()).chain(tls);
+        let agent = Agent::with_parts(config.build(), connector, DefaultResolver::default());
+        agents.insert(key, agent.clone());
+        Ok(agent)
+    }
+
+    /// Finds the certificates for a server: those of its own name, else those of the registry on whose
+    /// behalf it is asked. The first directory that exists counts, as for Podman. Servers that have
+    /// nothing to do with a registry (ADD) have none.
+    fn host_tls(&self, url: &Url) -> Result<Option<(PathBuf, Arc<HostTls>)>> {
+        let Some(registry) = url.trust.registry.as_deref().filter(|_| url.scheme == Scheme::Https)
+        else {
+            return Ok(None);
+        };
+        let names = [url.authority.as_str(), registry].into_iter();
+        let dirs: Vec<PathBuf> = match &self.options.cert_dir {
+            Some(dir) => vec![dir.clone()],
+            None => names
+                .flat_map(|name| self.options.cert_dirs.iter().map(move |dir| dir.join(name)))
+                .collect(),
+        };
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        for dir in dirs {
+            if !hosts.contains_key(&dir) {
+                hosts.insert(dir.clone(), HostTls::read(&dir)?.map(Arc::new));
+            }
+            if let Some(host) = hosts.get(&dir).cloned().flatten() {
+                return Ok(Some((dir, host)));
+            }
+        }
+        match &self.options.cert_dir {
+            Some(dir) => Err(Error::HostCertificates {
+                path: dir.clone(),
+                reason: "there is no such directory, or it may not be read".to_owned(),
+            }),
+            None => Ok(None),
+        }
     }
 
     /// Calls `attempt` until it works, fails for good, or has failed too often.
@@ -328,7 +382,7 @@ impl Http {
     pub(super) fn pause(&self, tries: u32, error: Error) -> Result<()> {
         let most = self.options.retries;
         let most = if is_refused(&error) { most.min(REFUSED_RETRIES) } else { most };
-        if tries >= most || matches!(error, Error::Connection { tried: true, .. }) {
+        if tries >= most {
             return Err(error);
         }
         let own = backoff(self.options.retry_delay, tries);
@@ -422,7 +476,6 @@ pub(super) fn read_error(method: Method, url: &Url, source: io::Error) -> Error 
         method: method.as_str(),
         url: url.to_string(),
         temporary: true,
-        tried: false,
         source,
     }
 }
@@ -449,7 +502,6 @@ fn connection_error(method: Method, url: &Url, error: ureq::Error) -> Error {
         method: method.as_str(),
         url: url.to_string(),
         temporary,
-        tried: false,
         source,
     }
 }
@@ -461,73 +513,42 @@ fn is_certificate(source: &io::Error) -> bool {
 
 /// Says what a user can act on, where rustls has only a name for it.
 fn certificate_reason(source: io::Error) -> io::Error {
-    if !is_certificate(&source) || !source.to_string().contains("CaUsedAsEndEntity") {
+    if !is_certificate(&source) {
         return source;
     }
-    io::Error::new(
-        source.kind(),
-        "the server shows the certificate of an authority (basicConstraints CA:TRUE) as its own, \
-         which is not accepted: make it again with `openssl req -x509 -addext \
-         basicConstraints=critical,CA:FALSE …`, or name the host with --insecure-registry",
-    )
-}
-
-fn refused_error(method: Method, url: &Url) -> Error {
-    let source = io::ErrorKind::ConnectionRefused.into();
-    Error::Connection {
-        method: method.as_str(),
-        url: url.to_string(),
-        temporary: true,
-        tried: true,
-        source,
-    }
-}
-
-/// Marks an error as one after which nobody tries again.
-fn final_error(error: Error) -> Error {
-    match error {
-        Error::Connection { method, url, temporary, source, .. } => {
-            Error::Connection { method, url, temporary, tried: true, source }
-        }
-        other => other,
-    }
+    let text = source.to_string();
+    let reason = if text.contains("CaUsedAsEndEntity") {
+        "the server shows the certificate of an authority (basicConstraints CA:TRUE) as its own: \
+         trust just this certificate with --tls-ca or in certs.d/HOST, or make it again with \
+         `openssl req -x509 -addext basicConstraints=critical,CA:FALSE …`"
+    } else if text.contains("CertificateRequired") {
+        "the server wants a client certificate: put NAME.cert and NAME.key into \
+         /etc/containers/certs.d/HOST[:PORT], or name their directory with --cert-dir"
+    } else {
+        return source;
+    };
+    io::Error::new(source.kind(), reason)
 }
 
 fn is_refused(error: &Error) -> bool {
-    matches!(error, Error::Connection { source, .. } if source.kind() == io::ErrorKind::ConnectionRefused)
+    match error {
+        Error::Connection { source, .. } => source.kind() == io::ErrorKind::ConnectionRefused,
+        // Those that may come to themselves are all of this kind.
+        Error::Everywhere { failures, .. } => {
+            failures.iter().all(|(_, error)| is_refused(error) || !error.is_temporary())
+        }
+        _ => false,
+    }
 }
 
 /// Reads certificates from PEM.
-fn parse_certs(pems: &[Vec<u8>]) -> Result<Vec<Certificate<'static>>> {
+fn parse_certs(pems: &[Vec<u8>]) -> Result<Vec<CertificateDer<'static>>> {
     let mut certs = Vec::new();
     for (index, pem) in pems.iter().enumerate() {
-        let error = |reason: String| Error::Certificate { index, reason };
-        let before = certs.len();
-        for item in ureq::tls::parse_pem(pem) {
-            if let PemItem::Certificate(cert) = item.map_err(|source| error(source.to_string()))? {
-                certs.push(cert);
-            }
-        }
-        if certs.len() == before {
-            return Err(error("it holds no certificate".to_owned()));
-        }
+        let more = tls::authorities(pem).map_err(|reason| Error::Certificate { index, reason })?;
+        certs.extend(more);
     }
     Ok(certs)
-}
-
-/// The system's certificates and those given. A machine without any (an empty container) gets
-/// Mozilla's, which are compiled in.
-fn root_certs(extra: &[Certificate<'static>]) -> RootCerts {
-    let mut certs: Vec<Certificate<'static>> = rustls_native_certs::load_native_certs()
-        .certs
-        .into_iter()
-        .map(|cert| Certificate::from_der(&cert).to_owned())
-        .collect();
-    if certs.is_empty() && extra.is_empty() {
-        return RootCerts::WebPki;
-    }
-    certs.extend_from_slice(extra);
-    RootCerts::new_with_certs(&certs)
 }
 
 /// Doubles from attempt to attempt, and takes a random part off so that many builds that failed

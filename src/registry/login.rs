@@ -21,7 +21,8 @@ impl Client {
     /// is [`Error::LoginRefused`].
     pub fn check_login(&self, registry: &str, credential: &Credential) -> Result<Welcome> {
         let http = &self.inner.http;
-        let base = http.base(registry, registry)?;
+        let insecure = self.inner.options.registries.admit(registry)?;
+        let base = http.retry(|| http.base(registry, insecure, registry))?;
         let ask = |authorization: Option<String>| {
             http.retry(|| {
                 let mut request = Request::new(Method::Get, base.clone());

@@ -10,6 +10,8 @@
 //!   stopped (`Range`), and a stall counts as a failure.
 //! - **Access.** See [`auth`]: no challenge, no credentials. They go to the registry's origin, to
 //!   the token server that it names over https, and nowhere else.
+//! - **Configuration.** Mirrors, blocked and insecure registries and short names ([`conf`]);
+//!   certificates ([`Options::cert_dirs`]). Pushes go to no mirror ([`Client::direct`]).
 //! - **Redirects.** Followed for downloads, never from https to http, never to this machine.
 //! - **Offline.** With [`Options::offline`] no socket is opened; the error names what is missing.
 //!
@@ -23,14 +25,17 @@
 
 mod auth;
 mod authfile;
+pub mod conf;
 pub mod credential;
 pub mod download;
+mod endpoint;
 mod error;
 mod http;
 mod login;
 mod pull;
 mod push;
 mod referrers;
+mod tls;
 mod url;
 
 #[cfg(test)]
@@ -51,6 +56,7 @@ use std::time::Duration;
 use crate::oci::Reference;
 
 pub use authfile::{AuthFile, Kept};
+pub use conf::{ConfFile, ConfKind, Registries, ShortName};
 pub use credential::{Credential, CredentialSource, Credentials, Secret};
 pub use error::{ApiError, Error, Result};
 pub use login::Welcome;
@@ -59,6 +65,7 @@ pub use push::Pushed;
 pub use referrers::referrers_tag;
 
 use auth::{Access, Auth};
+use endpoint::Experience;
 use http::{Http, Payload, Request, Response};
 
 /// How a client behaves. The defaults are for a person at a terminal and for CI alike.
@@ -69,6 +76,13 @@ pub struct Options {
     pub insecure: Vec<String>,
     /// More certificate authorities, as PEM.
     pub tls_ca: Vec<Vec<u8>>,
+    /// Directories like containers-certs.d(5), with a directory `HOST[:PORT]` for each registry; the
+    /// first that has one counts.
+    pub cert_dirs: Vec<PathBuf>,
+    /// Such a directory for all registries, in place of those.
+    pub cert_dir: Option<PathBuf>,
+    /// Mirrors, blocked and insecure registries, short names.
+    pub registries: Registries,
     /// Files with names and passwords, in the format of Docker's config.json and Podman's auth.json;
     /// the first that knows a registry wins.
     pub auth_files: Vec<PathBuf>,
@@ -107,6 +121,9 @@ impl Default for Options {
         Options {
             insecure: Vec::new(),
             tls_ca: Vec::new(),
+            cert_dirs: Vec::new(),
+            cert_dir: None,
+            registries: Registries::default(),
             auth_files: Vec::new(),
             credentials: Vec::new(),
             user_agent: concat!("lapstrake/", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -128,6 +145,8 @@ impl Default for Options {
 #[derive(Debug, Clone)]
 pub struct Client {
     inner: Arc<Inner>,
+    /// Mirrors are not asked.
+    direct: bool,
 }
 
 #[derive(Debug)]
@@ -136,6 +155,7 @@ struct Inner {
     credentials: Credentials,
     http: Http,
     auth: Auth,
+    experience: Experience,
 }
 
 impl Client {
@@ -147,7 +167,9 @@ impl Client {
         let credentials = Credentials::new(sources);
         let options = Arc::new(options);
         let http = Http::new(Arc::clone(&options))?;
-        Ok(Client { inner: Arc::new(Inner { options, credentials, http, auth: Auth::default() }) })
+        let (auth, experience) = (Auth::default(), Experience::default());
+        let inner = Arc::new(Inner { options, credentials, http, auth, experience });
+        Ok(Client { inner, direct: false })
     }
 
     /// Tells whether connections are forbidden.
@@ -164,9 +186,24 @@ impl Client {
         make: &dyn Fn(&url::Url) -> Request,
         payload: &mut Payload<'_>,
     ) -> Result<Response> {
-        let Inner { credentials, http, auth, .. } = &*self.inner;
+        let place = conf::Endpoint::itself(repository);
+        self.call_at(&place, access, scopes, make, payload)
+    }
+
+    /// The same in a place that configuration may have led to.
+    fn call_at(
+        &self,
+        place: &conf::Endpoint,
+        access: Access,
+        scopes: &[String],
+        make: &dyn Fn(&url::Url) -> Request,
+        payload: &mut Payload<'_>,
+    ) -> Result<Response> {
+        let Inner { options, credentials, http, auth, .. } = &*self.inner;
+        let repository = &place.reference;
         let what = repository.to_string();
-        let base = http.base(&repository.registry, &what)?;
+        let insecure = options.registries.admit(&what)? || place.insecure;
+        let base = http.base(&repository.registry, insecure, &what)?;
         let mut answered = false;
         loop {
             let mut request = make(&base);

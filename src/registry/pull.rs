@@ -4,6 +4,8 @@ use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
 use super::auth::Access;
+use super::conf::Endpoint;
+use super::endpoint::About;
 use super::error::{Error, Result};
 use super::http::{Method, Payload, Request, Response, read_error};
 use super::url::Url;
@@ -24,39 +26,48 @@ impl Client {
     /// Gets the manifest or index that a reference names: by its digest, else by its tag, else by
     /// `latest`. The bytes are as the registry sent them and belong to the descriptor's digest.
     pub fn resolve(&self, reference: &Reference) -> Result<(Descriptor, Vec<u8>)> {
-        self.inner.http.retry(|| self.resolve_once(reference))
+        self.inner
+            .http
+            .retry(|| self.anywhere(reference, About::Image, |place| self.resolve_once(place)))
     }
 
     /// Gets a manifest of a repository by its digest.
     pub fn manifest(&self, repository: &Reference, digest: &Digest) -> Result<Vec<u8>> {
-        Ok(self.resolve(&repository.clone().with_digest(*digest))?.1)
+        let reference = repository.clone().with_digest(*digest);
+        let found = self
+            .inner
+            .http
+            .retry(|| self.anywhere(&reference, About::Part, |place| self.resolve_once(place)));
+        Ok(found?.1)
     }
 
     /// Asks which digest a reference has now, without getting the manifest. Costs nothing of Docker
     /// Hub's rate limit. A registry that does not tell is asked for the manifest.
     pub fn digest_of(&self, reference: &Reference) -> Result<Descriptor> {
-        let found = self.inner.http.retry(|| {
-            let response = self.ask_manifest(Method::Head, reference)?;
-            if response.status != 200 {
-                return Ok(None);
-            }
-            let digest = response.header("docker-content-digest").and_then(|d| d.parse().ok());
-            let media_type = response.header("content-type").map(str::to_owned);
-            let known = (digest, media_type, response.content_length());
-            Ok(match known {
-                (Some(digest), Some(media_type), Some(size))
-                    if media_type::is_index(&media_type)
-                        || media_type::is_manifest(&media_type) =>
-                {
-                    Some(Descriptor::new(media_type, digest, size))
-                }
-                _ => None,
+        self.inner.http.retry(|| {
+            self.anywhere(reference, About::Image, |place| match self.digest_at(place)? {
+                Some(descriptor) => Ok(descriptor),
+                None => Ok(self.resolve_once(place)?.0),
             })
-        })?;
-        match found {
-            Some(descriptor) => Ok(descriptor),
-            None => Ok(self.resolve(reference)?.0),
+        })
+    }
+
+    fn digest_at(&self, place: &Endpoint) -> Result<Option<Descriptor>> {
+        let response = self.ask_manifest(Method::Head, place)?;
+        if response.status != 200 {
+            return Ok(None);
         }
+        let digest = response.header("docker-content-digest").and_then(|d| d.parse().ok());
+        let media_type = response.header("content-type").map(str::to_owned);
+        let known = (digest, media_type, response.content_length());
+        Ok(match known {
+            (Some(digest), Some(media_type), Some(size))
+                if media_type::is_index(&media_type) || media_type::is_manifest(&media_type) =>
+            {
+                Some(Descriptor::new(media_type, digest, size))
+            }
+            _ => None,
+        })
     }
 
     /// Opens a blob. With `offset` 0 the reader verifies digest and size, and its last read fails
@@ -87,9 +98,10 @@ impl Client {
         Ok(reader)
     }
 
-    fn resolve_once(&self, reference: &Reference) -> Result<(Descriptor, Vec<u8>)> {
+    pub(super) fn resolve_once(&self, place: &Endpoint) -> Result<(Descriptor, Vec<u8>)> {
+        let reference = &place.reference;
         let what = reference.to_string();
-        let response = self.ask_manifest(Method::Get, reference)?;
+        let response = self.ask_manifest(Method::Get, place)?;
         if response.status != 200 {
             return Err(self.refused(response, reference, &what));
         }
@@ -117,7 +129,8 @@ impl Client {
         Ok((Descriptor::new(media_type, found, bytes.len() as u64), bytes))
     }
 
-    fn ask_manifest(&self, method: Method, reference: &Reference) -> Result<Response> {
+    fn ask_manifest(&self, method: Method, place: &Endpoint) -> Result<Response> {
+        let reference = &place.reference;
         let name = match (&reference.digest, &reference.tag) {
             (Some(digest), _) => digest.to_string(),
             (None, Some(tag)) => tag.clone(),
@@ -126,7 +139,7 @@ impl Client {
         let path = format!("{}/manifests/{name}", reference.repository);
         let make =
             |base: &Url| Request::new(method, api(base, &path)).header("accept", ACCEPT.join(", "));
-        let response = self.call(reference, Access::Pull, &[], &make, &mut Payload::None)?;
+        let response = self.call_at(place, Access::Pull, &[], &make, &mut Payload::None)?;
         temporary_as_error(response)
     }
 }
@@ -180,7 +193,13 @@ impl BlobReader {
             self.source = Some(Box::new(io::empty()));
             return Ok(());
         }
-        let path = format!("{}/blobs/{}", self.repository.repository, self.digest);
+        // The blob of this digest, so that mirrors that are for digests alone are asked too.
+        let blob = self.repository.clone().with_digest(self.digest);
+        self.client.clone().anywhere(&blob, About::Part, |place| self.connect_at(place))
+    }
+
+    fn connect_at(&mut self, place: &Endpoint) -> Result<()> {
+        let path = format!("{}/blobs/{}", place.reference.repository, self.digest);
         let offset = self.offset;
         let make = |base: &Url| {
             let request = Request::new(Method::Get, api(base, &path));
@@ -189,8 +208,7 @@ impl BlobReader {
                 _ => request.header("range", format!("bytes={offset}-")),
             }
         };
-        let response =
-            self.client.call(&self.repository, Access::Pull, &[], &make, &mut Payload::None)?;
+        let response = self.client.call_at(place, Access::Pull, &[], &make, &mut Payload::None)?;
         let response = temporary_as_error(response)?;
         let url = response.url.clone();
         let (skip, rest) = match response.status {
@@ -206,7 +224,7 @@ impl BlobReader {
             }
             _ => {
                 let what = self.what();
-                return Err(self.client.refused(response, &self.repository, &what));
+                return Err(self.client.refused(response, &place.reference, &what));
             }
         };
         if let Some(length) = response.content_length().filter(|length| *length != rest) {

@@ -6,6 +6,8 @@
 
 use super::Client;
 use super::auth::Access;
+use super::conf::Endpoint;
+use super::endpoint::About;
 use super::error::{Error, Result};
 use super::http::{Method, Payload, Request};
 use super::pull::{api, temporary_as_error};
@@ -24,6 +26,12 @@ pub fn referrers_tag(digest: &Digest) -> String {
 impl Client {
     /// Lists what refers to a manifest: nothing where there is nothing.
     pub fn referrers(&self, repository: &Reference, digest: &Digest) -> Result<Vec<Descriptor>> {
+        let subject = repository.clone().with_digest(*digest);
+        self.anywhere(&subject, About::Part, |place| self.referrers_at(place, digest))
+    }
+
+    fn referrers_at(&self, place: &Endpoint, digest: &Digest) -> Result<Vec<Descriptor>> {
+        let repository = &place.reference;
         let path = format!("{}/referrers/{digest}", repository.repository);
         let mut next: Option<Url> = None;
         let mut out: Vec<Descriptor> = Vec::new();
@@ -34,7 +42,7 @@ impl Client {
             };
             let response = self.inner.http.retry(|| {
                 let none = &mut Payload::None;
-                temporary_as_error(self.call(repository, Access::Pull, &[], &make, none)?)
+                temporary_as_error(self.call_at(place, Access::Pull, &[], &make, none)?)
             })?;
             let said = response.header("content-type").unwrap_or_default();
             let is_list =
@@ -43,7 +51,7 @@ impl Client {
             if response.status != 200 || !is_list {
                 return match response.status {
                     200 | 400 | 404 | 405 | 501 => {
-                        self.tagged_referrers(repository, digest).map(|index| index.manifests)
+                        self.tagged_referrers(place, digest).map(|index| index.manifests)
                     }
                     _ => Err(self.refused(response, repository, &repository.name())),
                 };
@@ -82,7 +90,7 @@ impl Client {
         if self.put_manifest(repository, &name, &descriptor.media_type, bytes)?.1 {
             return Ok(());
         }
-        let mut index = self.tagged_referrers(repository, subject)?;
+        let mut index = self.tagged_referrers(&Endpoint::itself(repository), subject)?;
         if index.manifests.iter().any(|known| known.digest == descriptor.digest) {
             return Ok(());
         }
@@ -92,9 +100,10 @@ impl Client {
         Ok(())
     }
 
-    fn tagged_referrers(&self, repository: &Reference, digest: &Digest) -> Result<Index> {
-        let tagged = Reference { digest: None, ..repository.clone() };
-        match self.resolve(&tagged.with_tag(&referrers_tag(digest))) {
+    fn tagged_referrers(&self, place: &Endpoint, digest: &Digest) -> Result<Index> {
+        let reference = place.reference.clone().with_tag(&referrers_tag(digest));
+        let tagged = Endpoint { reference, ..place.clone() };
+        match self.inner.http.retry(|| self.resolve_once(&tagged)) {
             Ok((descriptor, bytes)) => match Document::parse(&bytes, &descriptor.media_type) {
                 Ok(Document::Index(index)) => Ok(index),
                 _ => Ok(Index::new(Vec::new())),

@@ -22,6 +22,19 @@ pub(super) struct Url {
     pub(super) path: String,
     /// Without the question mark.
     pub(super) query: Option<String>,
+    /// The registry on whose behalf this is asked.
+    pub(super) trust: Trust,
+}
+
+/// How the certificate of a server is judged, beside what is known of its host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub(super) struct Trust {
+    /// Any certificate will do, and plain http.
+    pub(super) insecure: bool,
+    /// Authorities that are configured for this registry count.
+    pub(super) registry: Option<std::sync::Arc<str>>,
+    /// The registry sent us to another host, which is not told who we are.
+    pub(super) elsewhere: bool,
 }
 
 impl Scheme {
@@ -47,6 +60,7 @@ impl Url {
             authority: authority.to_ascii_lowercase(),
             path: path.to_owned(),
             query: None,
+            trust: Trust::default(),
         }
     }
 
@@ -77,8 +91,18 @@ impl Url {
         Ok(Url { query, ..Url::new(scheme, authority, path) })
     }
 
-    /// Resolves what a `Location` header says.
+    /// Resolves what a `Location` header says. On another host it is trusted less.
     pub(super) fn join(&self, location: &str) -> Result<Url, &'static str> {
+        let url = self.resolve(location)?;
+        let mut trust = self.trust.clone();
+        if url.host() != self.host() {
+            trust.insecure = false;
+            trust.elsewhere = true;
+        }
+        Ok(Url { trust, ..url })
+    }
+
+    fn resolve(&self, location: &str) -> Result<Url, &'static str> {
         if let Some(rest) = location.strip_prefix("//") {
             return Url::parse(&format!("{}://{rest}", self.scheme.as_str()));
         }

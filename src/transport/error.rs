@@ -251,6 +251,7 @@ impl Error {
                 | Error::Twice { .. }
                 | Error::Registry(registry::Error::Offline { .. })
         ) || matches!(self, Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+            || matches!(self, Error::Registry(error) if error.is_configuration())
     }
 
     /// Tells whether content is there and wrong.

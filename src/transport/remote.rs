@@ -70,7 +70,8 @@ impl Source for RegistrySource {
 impl RegistrySink {
     /// Names a repository; tag and digest of the reference do not count.
     pub fn new(client: Client, repository: Reference) -> RegistrySink {
-        RegistrySink { client, repository, mount_from: None }
+        // What a mirror has is not yet where this goes.
+        RegistrySink { client: client.direct(), repository, mount_from: None }
     }
 
     /// Asks the registry to take blobs from another repository of its own before they are sent.

@@ -78,7 +78,9 @@ impl RegistryShelf {
     pub fn new(asking: &Client, client: &Client, reference: &Reference) -> RegistryShelf {
         let repository = Reference { tag: None, digest: None, ..reference.clone() };
         let sink = RegistrySink::new(client.clone(), repository.clone());
-        RegistryShelf { asking: asking.clone(), client: client.clone(), repository, sink }
+        // What is read here is what is written here: mirrors have no part in it.
+        let (asking, client) = (asking.direct(), client.direct());
+        RegistryShelf { asking, client, repository, sink }
     }
 
     fn tagged(&self, tag: &str) -> Reference {
