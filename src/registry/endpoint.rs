@@ -117,3 +117,7 @@ impl Client {
         Ok(chosen)
     }
 }
+
+#[cfg(test)]
+#[path = "endpoint_tests.rs"]
+mod tests;

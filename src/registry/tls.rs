@@ -365,3 +365,7 @@ impl Transport for TlsTransport {
         true
     }
 }
+
+#[cfg(test)]
+#[path = "tls_tests.rs"]
+mod tests;
