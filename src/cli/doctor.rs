@@ -1,15 +1,20 @@
 //! `lapstrake doctor`: what this host allows, what it costs when it does not, what to run for more.
 
+use crate::registry::Registries;
 use crate::sandbox::{self, Arch, Rung};
 
 use super::args::DoctorArgs;
 use super::environment::Environment;
+use super::registries;
 use super::report::{Exit, Report, Result};
 
 /// Tries everything that builds may need.
 pub fn run(args: &DoctorArgs, env: &Environment) -> Result<()> {
     let report = sandbox::probe(&env.sandbox_options(Default::default()));
     let emulators = env.find_emulators();
+    let conf = registries::files(env, None);
+    let conf_files: Vec<String> = conf.iter().map(|file| file.path.display().to_string()).collect();
+    let fault = Registries::read(&conf).fault().map(ToString::to_string);
     if args.format.is_some() {
         let value = serde_json::json!({
             "rung": report.rung.map(|rung| rung.to_string()),
@@ -19,6 +24,7 @@ pub fn run(args: &DoctorArgs, env: &Environment) -> Result<()> {
                 .map(|(arch, path)| (arch.to_string(), path.display().to_string()))
                 .collect::<std::collections::BTreeMap<_, _>>(),
             "native": Arch::host().map(|arch| arch.to_string()),
+            "registries": { "files": conf_files, "fault": fault },
         });
         env.print(&format!("{value:#}\n"));
     } else {
@@ -41,6 +47,13 @@ pub fn run(args: &DoctorArgs, env: &Environment) -> Result<()> {
             );
         } else {
             out.push_str(&format!("ok    emulators: {}\n", names.join(", ")));
+        }
+        if let Some(fault) = &fault {
+            out.push_str(&format!(
+                "FAIL  registries: {fault}\n      costs: nothing is pulled or pushed\n"
+            ));
+        } else if !conf_files.is_empty() {
+            out.push_str(&format!("ok    registries: {}\n", conf_files.join(", ")));
         }
         let summary = match report.rung {
             Some(Rung::Userns) => "userns: RUN in a user namespace with a full range of ids",

@@ -202,9 +202,12 @@ pub struct LoginArgs {
     /// User name
     #[arg(short, long, value_name = "NAME")]
     pub username: Option<String>,
-    /// Read the password from standard input
+    /// Read the password from standard input [default: ask on the terminal]
     #[arg(long)]
     pub password_stdin: bool,
+    /// Talk to this registry without TLS or with any certificate
+    #[arg(long)]
+    pub insecure: bool,
     /// File to write [default: where Docker or Podman reads]
     #[arg(long, value_name = "FILE")]
     pub authfile: Option<PathBuf>,

@@ -1,6 +1,7 @@
 //! `lapstrake login` and `logout`: names and passwords where Docker and Podman read them too.
 
-use std::io::Read;
+use std::io::{IsTerminal, Read};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use crate::registry::{AuthFile, Credential, Error, Kept, Secret, Welcome};
@@ -15,21 +16,33 @@ const MAX_PASSWORD: u64 = 1 << 20;
 /// Runs `lapstrake login`.
 pub fn login(args: &LoginArgs, env: &Environment) -> Result<()> {
     let registry = host(args.registry_name.as_deref())?;
-    let Some(username) = args.username.as_deref().filter(|name| !name.is_empty()) else {
-        return Err(Report::usage("login needs a user name").with_hint(hint(&registry)));
+    let terminal = std::io::stdin().is_terminal();
+    let username = match &args.username {
+        Some(name) => name.clone(),
+        None if terminal && !args.password_stdin => ask_name(env)?,
+        None => String::new(),
     };
+    if username.is_empty() {
+        return Err(Report::usage("login needs a user name").with_hint(hint(&registry)));
+    }
     // With a colon in it the name would be cut there, and the rest be sent as the password.
     if username.contains(':') {
         return Err(Report::usage("a user name cannot have a colon in it"));
     }
-    if !args.password_stdin {
-        return Err(Report::usage("login reads the password from standard input only")
-            .with_hint(hint(&registry)));
-    }
-    let credential = if username == "<token>" {
-        Credential::Identity(password()?)
+    let password = if args.password_stdin {
+        password()?
+    } else if terminal {
+        ask_password(env)?
     } else {
-        Credential::Basic { username: username.to_owned(), password: password()? }
+        return Err(Report::usage(
+            "login asks for the password on a terminal, and standard input is none",
+        )
+        .with_hint(hint(&registry)));
+    };
+    let credential = if username == "<token>" {
+        Credential::Identity(password)
+    } else {
+        Credential::Basic { username, password }
     };
     let failed =
         |error: &Error, exit| Report::of(exit, &format!("cannot log in to {registry}"), error);
@@ -38,13 +51,19 @@ pub fn login(args: &LoginArgs, env: &Environment) -> Result<()> {
         None => destination(env, &registry)?,
     };
     // A file that cannot be used is told before the password goes anywhere.
-    let file = AuthFile::open(&path).map_err(|error| failed(&error, Exit::Usage))?;
-    let client = env.registry_client(&args.registry, false)?;
+    AuthFile::open(&path).map_err(|error| failed(&error, Exit::Usage))?;
+    let mut options = args.registry.clone();
+    if args.insecure {
+        options.insecure_registry.push(registry.clone());
+    }
+    let client = env.registry_client(&options, false)?;
     let welcome = client.check_login(&registry, &credential).map_err(|error| {
         let wrong = error.is_configuration();
         failed(&error, if wrong { Exit::Usage } else { Exit::Network })
     })?;
-    let kept = file.store(&registry, &credential).map_err(|error| failed(&error, Exit::Host))?;
+    let kept = AuthFile::edit(&path)
+        .and_then(|file| file.store(&registry, &credential))
+        .map_err(|error| failed(&error, Exit::Host))?;
     if welcome == Welcome::NotAsked {
         env.say(&format!(
             "warning: {registry} lets everybody in, so name and password were not checked\n"
@@ -72,8 +91,8 @@ pub fn logout(args: &LogoutArgs, env: &Environment) -> Result<()> {
     let failed =
         |error: Error| Report::of(Exit::Host, &format!("cannot log out of {registry}"), &error);
     let mut had = false;
-    for path in paths {
-        if AuthFile::open(&path).map_err(failed)?.forget(&registry).map_err(failed)? {
+    for path in paths.into_iter().filter(|path| path.exists()) {
+        if AuthFile::edit(&path).map_err(failed)?.forget(&registry).map_err(failed)? {
             env.say(&format!("logged out of {registry} in {}\n", path.display()));
             had = true;
         }
@@ -102,6 +121,33 @@ fn host(text: Option<&str>) -> Result<String> {
         "index.docker.io" | "registry-1.docker.io" => "docker.io".to_owned(),
         _ => bare,
     })
+}
+
+fn ask_name(env: &Environment) -> Result<String> {
+    env.say("User name: ");
+    let mut line = String::new();
+    std::io::stdin()
+        .read_line(&mut line)
+        .map_err(|error| Report::of(Exit::Usage, "cannot read the user name", &error))?;
+    Ok(line.trim().to_owned())
+}
+
+/// Asks for the password on the terminal, which does not show it.
+fn ask_password(env: &Environment) -> Result<Secret> {
+    let stdin = std::io::stdin();
+    let asked = crate::sys::tty::read_secret(stdin.as_fd(), || env.say("Password: "));
+    env.say("\n");
+    let cannot = |error: &(dyn std::error::Error + 'static)| {
+        Report::of(Exit::Usage, "cannot read the password", error)
+    };
+    let bytes = asked
+        .map_err(|error| cannot(&error))?
+        .ok_or_else(|| Report::new(Exit::Interrupted, "no password was given"))?;
+    let text = String::from_utf8(bytes).map_err(|error| cannot(&error.utf8_error()))?;
+    if text.is_empty() {
+        return Err(Report::usage("the password is empty"));
+    }
+    Ok(Secret::new(text))
 }
 
 /// Reads the password: all of standard input, without the newline that `echo` adds.

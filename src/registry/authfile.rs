@@ -3,7 +3,8 @@
 //!
 //! A file keeps everything that is not ours to change, and is replaced whole: a temporary file
 //! beside it, mode 0600, synced, then renamed. A file that is a symbolic link (dotfiles kept
-//! elsewhere) stays one.
+//! elsewhere) stays one. Two programs of ours that change it at the same time take turns: the
+//! directory is locked from reading to writing (a lock file would be one more thing that lies about).
 
 use std::fs;
 use std::io::{self, Write};
@@ -35,9 +36,19 @@ pub enum Kept {
 pub struct AuthFile {
     path: PathBuf,
     top: Map<String, Value>,
+    /// Held to the end.
+    _turn: Option<fs::File>,
 }
 
 impl AuthFile {
+    /// Reads the file in order to change it: others who want that wait until this is dropped. The
+    /// directory is made when it is not there.
+    pub fn edit(path: &Path) -> Result<AuthFile> {
+        let turn = turn(path)
+            .map_err(|source| Error::CredentialWrite { path: path.to_owned(), source })?;
+        Ok(AuthFile { _turn: turn, ..AuthFile::open(path)? })
+    }
+
     /// Reads the file.
     pub fn open(path: &Path) -> Result<AuthFile> {
         let failed = |source| Error::CredentialFile { path: path.to_owned(), source };
@@ -51,7 +62,7 @@ impl AuthFile {
         } else {
             serde_json::from_slice(&bytes).map_err(|error| failed(error.into()))?
         };
-        let file = AuthFile { path: path.to_owned(), top };
+        let file = AuthFile { path: path.to_owned(), top, _turn: None };
         if let Some(other) = file.top.get("auths").filter(|auths| !auths.is_object()) {
             let reason = format!("`auths` must be an object, not {other}");
             return Err(failed(io::Error::new(io::ErrorKind::InvalidData, reason)));
@@ -161,9 +172,8 @@ impl AuthFile {
     }
 
     fn replace(&self) -> io::Result<()> {
-        let dest = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
-        let dir = dest.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        let (dest, dir) = destination(&self.path);
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
         // Its mode is 0600.
         let mut file = tempfile::NamedTempFile::new_in(dir)?;
         let mut text = serde_json::to_string_pretty(&self.top)?;
@@ -172,6 +182,22 @@ impl AuthFile {
         file.as_file().sync_all()?;
         file.persist(&dest).map(drop).map_err(|error| error.error)
     }
+}
+
+/// Gives the file that a path leads to, and its directory.
+fn destination(path: &Path) -> (PathBuf, PathBuf) {
+    let dest = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let dir = dest.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let dir = dir.to_owned();
+    (dest, dir)
+}
+
+/// Waits for our turn. Where the file system has no locks (some network ones) there are no turns.
+fn turn(path: &Path) -> io::Result<Option<fs::File>> {
+    let (_, dir) = destination(path);
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+    let file = fs::File::open(dir)?;
+    Ok(file.lock().is_ok().then_some(file))
 }
 
 #[cfg(test)]
@@ -230,6 +256,24 @@ mod tests {
             "reg.io": { "auth": STANDARD.encode("alice:new") }, "other.io": { "auth": "YTox" } } });
         assert_eq!(now, want);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing is left over");
+    }
+
+    #[test]
+    fn many_at_a_time_lose_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("new/config.json");
+        std::thread::scope(|scope| {
+            for i in 0..16 {
+                let path = &path;
+                scope.spawn(move || {
+                    let key = format!("r{i}.io");
+                    AuthFile::edit(path).unwrap().store(&key, &user("x")).unwrap();
+                });
+            }
+        });
+        let file = AuthFile::open(&path).unwrap();
+        assert!((0..16).all(|i| file.knows(&format!("r{i}.io"))));
+        assert_eq!(fs::read_dir(dir.path().join("new")).unwrap().count(), 1, "no lock file");
     }
 
     #[test]

@@ -33,6 +33,39 @@ pub fn copy_size(from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
     }
 }
 
+/// Asks for a secret on a terminal, which does not show it. None when the user wants to leave
+/// (Ctrl-C, Ctrl-D) or the terminal is none. `prompt` is called when nothing is shown any more.
+///
+/// The raw mode is what makes Ctrl-C come as a byte: a signal would leave the terminal silent.
+pub fn read_secret(terminal: BorrowedFd<'_>, prompt: impl FnOnce()) -> Result<Option<Vec<u8>>> {
+    const INTERRUPT: u8 = 3;
+    const END: u8 = 4;
+    const BACKSPACE: [u8; 2] = [8, 127];
+    const KILL: u8 = 21;
+    let Some(_raw) = Raw::enter(terminal) else { return Ok(None) };
+    prompt();
+    let mut secret: Vec<u8> = Vec::new();
+    loop {
+        let mut byte = [0];
+        let count = match rustix::io::read(terminal, &mut byte) {
+            Err(rustix::io::Errno::INTR) => continue,
+            count => count.map_err(|errno| Error::new("read", "the terminal", errno))?,
+        };
+        match byte[0] {
+            _ if count == 0 => return Ok(None),
+            b'\r' | b'\n' => return Ok(Some(secret)),
+            INTERRUPT => return Ok(None),
+            END if secret.is_empty() => return Ok(None),
+            KILL => secret.clear(),
+            byte if BACKSPACE.contains(&byte) => {
+                // A whole character of UTF-8: its first byte, and those that go on.
+                while secret.pop().is_some_and(|byte| byte & 0xc0 == 0x80) {}
+            }
+            byte => secret.push(byte),
+        }
+    }
+}
+
 /// A terminal in raw mode, until this is dropped.
 #[derive(Debug)]
 pub struct Raw<'t> {
