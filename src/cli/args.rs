@@ -381,6 +381,10 @@ pub struct RegistryArgs {
     /// Mirrors, blocked registries and short names as in registries.conf(5), from this file alone
     #[arg(long, value_name = "FILE")]
     pub registries_conf: Option<PathBuf>,
+    /// Pull from this mirror first, and from the registry what it lacks (repeatable) [default
+    /// registry: docker.io]
+    #[arg(long, value_name = "[HOST=]MIRROR")]
+    pub registry_mirror: Vec<String>,
 }
 
 /// `lapstrake shell`

@@ -165,7 +165,7 @@ impl Environment {
             tls_ca,
             cert_dirs: registries::certificate_dirs(self),
             cert_dir: args.cert_dir.as_ref().map(|dir| self.cwd.join(dir)),
-            registries: registries::read(self, args),
+            registries: registries::read(self, args)?,
             credentials: sources,
             offline,
             retries,

@@ -12,7 +12,7 @@ const DOCKER: &str = "Docker's old builder";
 const KANIKO: &str = "kaniko";
 
 /// Flag, whose it is, way out.
-const FLAGS: [(&str, &str, &str); 68] = [
+const FLAGS: [(&str, &str, &str); 67] = [
     (
         "--all-platforms",
         BUILDAH,
@@ -29,7 +29,6 @@ const FLAGS: [(&str, &str, &str); 68] = [
         BUILDAH,
         "leave it out: steps have Docker's default capabilities in a user namespace",
     ),
-    ("--cert-dir", BUILDAH, "name the file: --tls-ca FILE"),
     ("--compat-volumes", BUILDAH, "leave it out: what a RUN changes below a VOLUME is kept"),
     ("--compress", DOCKER, "leave it out: no context is sent to a daemon"),
     (

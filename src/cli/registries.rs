@@ -8,23 +8,32 @@
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 
+use crate::oci::reference::DOCKER_HUB;
 use crate::registry::{ConfFile, ConfKind, Registries};
 
 use super::args::RegistryArgs;
 use super::environment::Environment;
+use super::report::{Report, Result};
 
 const SYSTEM: &str = "/etc/containers";
 
 /// Reads the configuration, and says once what of it has no effect.
-pub fn read(env: &Environment, args: &RegistryArgs) -> Registries {
-    let registries = Registries::read(&files(env, args.registries_conf.as_deref()));
+pub fn read(env: &Environment, args: &RegistryArgs) -> Result<Registries> {
+    let mut registries = Registries::read(&files(env, args.registries_conf.as_deref()));
+    // The last of the line goes in first, so that the first is asked first.
+    for text in args.registry_mirror.iter().rev() {
+        let (registry, mirror) = text.split_once('=').unwrap_or((DOCKER_HUB, text));
+        registries
+            .add_mirror(registry, mirror)
+            .map_err(|reason| Report::usage(format!("--registry-mirror {text}: {reason}")))?;
+    }
     static TOLD: Once = Once::new();
     TOLD.call_once(|| {
         for warning in registries.warnings() {
             env.say(&format!("warning: {warning}\n"));
         }
     });
-    registries
+    Ok(registries)
 }
 
 /// Reads all files that count, the ones that overrule the others last.

@@ -324,13 +324,18 @@ impl Runner<'_> {
 
     fn registry_flags(&self) -> Vec<String> {
         let registry = &self.args.registry;
-        let ca = registry
-            .tls_ca
-            .iter()
-            .map(|path| format!("--tls-ca={}", self.env.cwd.join(path).display()));
-        let insecure =
-            registry.insecure_registry.iter().map(|host| format!("--insecure-registry={host}"));
-        ca.chain(insecure).collect()
+        let path = |flag: &'static str| {
+            move |path: &std::path::PathBuf| {
+                format!("--{flag}={}", self.env.cwd.join(path).display())
+            }
+        };
+        let text = |flag: &'static str| move |text: &String| format!("--{flag}={text}");
+        let ca = registry.tls_ca.iter().map(path("tls-ca"));
+        ca.chain(registry.cert_dir.iter().map(path("cert-dir")))
+            .chain(registry.registries_conf.iter().map(path("registries-conf")))
+            .chain(registry.insecure_registry.iter().map(text("insecure-registry")))
+            .chain(registry.registry_mirror.iter().map(text("registry-mirror")))
+            .collect()
     }
 
     fn command(&self, line: &[String]) -> Result<Command> {

@@ -362,4 +362,22 @@ mod tests {
             assert_eq!(parse_challenges(header), want, "{header}");
         }
     }
+
+    #[test]
+    fn token_servers_are_trusted_as_their_registry_and_not_more() {
+        let http = Http::new(std::sync::Arc::new(super::super::Options::default())).unwrap();
+        let trust = super::super::url::Trust {
+            insecure: true,
+            registry: Some("r.io".into()),
+            elsewhere: false,
+        };
+        let base = Url { trust: trust.clone(), ..Url::new(Scheme::Https, "r.io", "/v2/") };
+        let own = realm_url("https://r.io:5001/token", &base, &http).unwrap();
+        assert_eq!(own.trust, trust);
+        let other = realm_url("https://auth.io/token", &base, &http).unwrap().trust;
+        assert!(!other.insecure && other.registry == trust.registry && !other.elsewhere);
+        assert!(realm_url("http://auth.io/token", &base, &http).is_err());
+        // A place for blobs is not told who we are.
+        assert!(base.join("https://cdn.io/blob").unwrap().trust.elsewhere);
+    }
 }

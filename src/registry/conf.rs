@@ -160,6 +160,32 @@ impl Registries {
         all
     }
 
+    /// Puts a mirror (`host[:port][/path]`) before all others of a registry. Says what is wrong with it.
+    pub fn add_mirror(&mut self, registry: &str, mirror: &str) -> std::result::Result<(), String> {
+        for (text, what) in [(registry, "registry"), (mirror, "mirror")] {
+            let host = text.split_once('/').map_or(text, |(host, _)| host);
+            let named = if host == text { format!("{text}/x") } else { text.to_owned() };
+            if !is_host(host) || named.parse::<Reference>().is_err() {
+                return Err(format!("{text:?} is no {what}: expected host.domain[:port][/path]"));
+            }
+        }
+        let location = mirror.trim_end_matches('/').to_owned();
+        let mirror = Mirror { location, insecure: false, pull: PullFrom::All };
+        if let Some(rule) = self.rules.iter_mut().find(|rule| rule.prefix == registry) {
+            rule.mirrors.insert(0, mirror);
+            return Ok(());
+        }
+        self.rules.push(Rule {
+            prefix: registry.to_owned(),
+            location: Some(registry.to_owned()),
+            // What a wider rule says still holds.
+            insecure: self.rule(registry).is_some_and(|rule| rule.insecure),
+            blocked: self.rule(registry).and_then(|rule| rule.blocked.clone()),
+            mirrors: vec![mirror],
+        });
+        Ok(())
+    }
+
     /// Gives the error of a file that cannot be used. It comes up in every request to a registry.
     pub fn fault(&self) -> Option<&ConfError> {
         self.fault.as_ref()
@@ -244,6 +270,10 @@ impl Registries {
             })
         };
         if let Some((Some(alias), origin)) = self.aliases.get(bare) {
+            // Debian's package lists many that say nothing new.
+            if bare.parse().is_ok_and(|docker: Reference| docker == *alias) {
+                return Ok(None);
+            }
             let candidates = vec![complete(&alias.name())?];
             return Ok(Some(ShortName { candidates, origin: origin.clone() }));
         }

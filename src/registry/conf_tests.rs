@@ -179,6 +179,9 @@ fn short_names_mean_what_they_mean_to_docker_unless_a_file_says_more() {
     let enforcing = "short-name-mode = \"enforcing\"\n";
     let error = name(&format!("{all}{enforcing}"), "alpine:3").unwrap_err().to_string();
     assert!(error.contains("q.io/alpine or docker.io/alpine"), "{error}");
+    let aliases = "[aliases]\nalpine = \"docker.io/library/alpine\"\nfedora = \"f.org/fedora\"\n";
+    assert_eq!(name(aliases, "alpine:3").unwrap(), None, "what Docker means too");
+    assert!(name(aliases, "fedora").unwrap().is_some());
     let one = "unqualified-search-registries = [\"q.io\"]\n";
     assert!(name(&format!("{one}{enforcing}"), "alpine").unwrap().is_some());
 }
@@ -264,4 +267,20 @@ fn what_has_no_effect_is_said() {
         assert!(told.contains(want), "{told}");
     }
     assert_eq!(registries.warnings().len(), 3, "{told}");
+}
+
+#[test]
+fn mirrors_of_the_command_line_go_first() {
+    let conf = "[[registry]]\nlocation = \"a.io\"\n[[registry.mirror]]\nlocation = \"m.io\"\n";
+    let mut registries = read(conf);
+    registries.add_mirror("a.io", "first.io/a").unwrap();
+    registries.add_mirror("docker.io", "hub.io:5000").unwrap();
+    assert_eq!(places(&registries, "a.io/x"), ["first.io/a/x", "m.io/x", "a.io/x"]);
+    let want = ["hub.io:5000/library/alpine:3", "docker.io/library/alpine:3"];
+    assert_eq!(places(&registries, "alpine:3"), want);
+    for (registry, mirror) in
+        [("a.io", "mirror"), ("a", "m.io"), ("a.io", "https://m.io"), ("a.io", "m.io/UP")]
+    {
+        assert!(registries.add_mirror(registry, mirror).is_err(), "{registry} {mirror}");
+    }
 }

@@ -221,6 +221,7 @@ impl Http {
         if response.url.scheme == Scheme::Https
             && to.scheme == Scheme::Http
             && !self.is_insecure(&to.authority)
+            && !to.trust.insecure
         {
             return refuse(&to.to_string(), "it leads from https to http");
         }
@@ -517,13 +518,19 @@ fn certificate_reason(source: io::Error) -> io::Error {
         return source;
     }
     let text = source.to_string();
+    // Go's servers call one that is lacking a bad one.
+    let alerts = ["CertificateRequired", "BadCertificate", "UnknownCA"];
     let reason = if text.contains("CaUsedAsEndEntity") {
         "the server shows the certificate of an authority (basicConstraints CA:TRUE) as its own: \
          trust just this certificate with --tls-ca or in certs.d/HOST, or make it again with \
          `openssl req -x509 -addext basicConstraints=critical,CA:FALSE …`"
-    } else if text.contains("CertificateRequired") {
-        "the server wants a client certificate: put NAME.cert and NAME.key into \
-         /etc/containers/certs.d/HOST[:PORT], or name their directory with --cert-dir"
+            .to_owned()
+    } else if alerts.iter().any(|alert| text == format!("received fatal alert: {alert}")) {
+        format!(
+            "the server wants a client certificate, or another one than it gets ({text}): put \
+             NAME.cert and NAME.key into /etc/containers/certs.d/HOST[:PORT], or name their \
+             directory with --cert-dir"
+        )
     } else {
         return source;
     };
@@ -626,10 +633,12 @@ mod tests {
     }
 
     #[test]
-    fn an_authority_as_server_is_told_in_words() {
+    fn faults_of_certificates_are_told_in_words() {
         let error = |text: &str| io::Error::new(io::ErrorKind::InvalidData, text.to_owned());
         let text = "invalid peer certificate: Other(OtherError(CaUsedAsEndEntity))";
         assert!(certificate_reason(error(text)).to_string().contains("CA:FALSE"));
+        let text = "received fatal alert: CertificateRequired";
+        assert!(certificate_reason(error(text)).to_string().contains("client certificate"));
         let text = "invalid peer certificate: UnknownIssuer";
         assert_eq!(certificate_reason(error(text)).to_string(), text);
     }

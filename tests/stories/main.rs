@@ -80,6 +80,8 @@ mod privilege;
 mod progress;
 /// Registries: pull and push.
 mod registry;
+/// registries.conf, certs.d, short names.
+mod registry_config;
 /// login and logout.
 mod registry_login;
 /// Same inputs, same bytes.

@@ -1,7 +1,9 @@
 //! login and logout against docker-registry with htpasswd.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
 
 use crate::support::tools::{Registry, RegistryOptions};
 
@@ -50,4 +52,75 @@ story!(a_credential_helper_keeps_the_password : user, |env| {
     run(&["logout", &registry.host]).ok();
     assert!(!kept.exists());
     env.lapstrake(["push", &name]).env("PATH", &path).fails(4);
+});
+
+/// Reads from a terminal until it shows `end`, or nobody writes any more.
+fn shown(terminal: &mut File, end: &str) -> String {
+    let mut text = Vec::new();
+    while !String::from_utf8_lossy(&text).contains(end) {
+        let mut ready = [rustix::event::PollFd::new(&*terminal, rustix::event::PollFlags::IN)];
+        let wait = rustix::event::Timespec { tv_sec: 60, tv_nsec: 0 };
+        let count = rustix::event::poll(&mut ready, Some(&wait)).expect("it can be waited for");
+        assert!(count > 0, "nothing came after {:?}", String::from_utf8_lossy(&text));
+        let mut buffer = [0; 1024];
+        match terminal.read(&mut buffer) {
+            Ok(count) if count > 0 => text.extend_from_slice(&buffer[..count]),
+            // The other end is closed: EIO, or an end.
+            _ => break,
+        }
+    }
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+story!(a_terminal_is_asked_and_does_not_show_the_password : user, |env| {
+    need_tool!("docker-registry");
+    let registry = Registry::start(RegistryOptions { auth: true, tls: false });
+    let login = |typed: &str| {
+        let (mut ours, theirs) = lapstrake::sys::tty::open_pair().expect("there are terminals");
+        let ends = || Stdio::from(theirs.try_clone().expect("it is open"));
+        let mut run = env.lapstrake(["login", &registry.host]);
+        let mut child = run
+            .command_mut()
+            .stdin(ends())
+            .stdout(ends())
+            .stderr(ends())
+            .spawn()
+            .expect("lapstrake starts");
+        drop((run, theirs));
+        let mut all = shown(&mut ours, "User name: ");
+        ours.write_all(b"alice\n").expect("it reads");
+        all.push_str(&shown(&mut ours, "Password: "));
+        ours.write_all(typed.as_bytes()).expect("it reads");
+        all.push_str(&shown(&mut ours, "\u{0}"));
+        (child.wait().expect("it ends").code(), all)
+    };
+    // With a typing mistake: wrong bytes are taken back, one by one and all at once.
+    let (code, all) = login("no\u{15}secré\u{7f}et\r");
+    assert_eq!(code, Some(0), "{all}");
+    assert!(!all.contains("secr") && all.contains("logged in to"), "{all}");
+    env.dockerfile("FROM base\nENV a=b\n");
+    env.build_command(["-t", &format!("{}/app:1", registry.host), "--push"]).ok();
+    let (code, all) = login("sec\u{3}");
+    assert_eq!(code, Some(130), "{all}");
+    let (code, all) = login("wrong\n");
+    assert_eq!(code, Some(4), "{all}");
+    env.lapstrake(["login", "-u", "alice", &registry.host]).fails(2).says("standard input is none");
+});
+
+// Jobs of one CI machine.
+story!(two_logins_at_a_time_lose_nothing : user, |env| {
+    need_tool!("docker-registry");
+    let registry = Registry::start(RegistryOptions { auth: true, tls: false });
+    let port = registry.host.rsplit_once(':').expect("it has one").1;
+    let names = [registry.host.clone(), format!("localhost:{port}")];
+    std::thread::scope(|scope| {
+        for name in &names {
+            scope.spawn(|| {
+                let run = env.lapstrake(["login", "-u", "alice", "--password-stdin", name]);
+                run.input("secret\n").ok();
+            });
+        }
+    });
+    let config = fs::read_to_string(env.path("home/.docker/config.json")).expect("it is there");
+    assert!(names.iter().all(|name| config.contains(name)), "{config}");
 });

@@ -122,6 +122,34 @@ impl Registry {
                 path("htpasswd")
             ));
         }
+        Registry::launch(dir, host, &config, ca)
+    }
+
+    /// Starts one with TLS on this machine's own address, with these files; with `client_ca` it lets in
+    /// only who shows a certificate of that authority.
+    pub fn with_tls(certificate: &Path, key: &Path, client_ca: Option<&Path>) -> Self {
+        let dir = tempfile::tempdir().expect("the temporary directory is writable");
+        let address = own_address();
+        let port = TcpListener::bind((address.as_str(), 0))
+            .expect("the address is ours")
+            .local_addr()
+            .expect("it is bound")
+            .port();
+        let host = format!("{address}:{port}");
+        let mut config = format!(
+            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {host}\n  tls:\n    certificate: {}\n    key: {}\n",
+            dir.path().join("data").display(),
+            certificate.display(),
+            key.display()
+        );
+        if let Some(authority) = client_ca {
+            config.push_str(&format!("    clientcas:\n      - {}\n", authority.display()));
+        }
+        Registry::launch(dir, host, &config, Some(certificate.to_owned()))
+    }
+
+    fn launch(dir: tempfile::TempDir, host: String, config: &str, ca: Option<PathBuf>) -> Self {
+        let path = |name: &str| dir.path().join(name).display().to_string();
         fs::write(dir.path().join("config.yml"), config).expect("it was just made");
         let log = fs::File::create(dir.path().join("log")).expect("it was just made");
         let child = Command::new("docker-registry")
@@ -160,6 +188,46 @@ impl Registry {
     pub fn data(&self) -> &Path {
         self.dir.path()
     }
+}
+
+/// Makes `NAME.pem` and `NAME.key` in a directory: a certificate of its own authority for this
+/// machine's own address, or one of `issuer` (another name). With `authority` it may issue others.
+pub fn certificate(dir: &Path, name: &str, authority: bool, issuer: Option<&str>) -> PathBuf {
+    let path = |name: String| dir.join(name).display().to_string();
+    let (out, key) = (path(format!("{name}.pem")), path(format!("{name}.key")));
+    let subject = format!("/CN=lapstrake {name}");
+    let names = format!("subjectAltName=IP:{}", own_address());
+    let constraints =
+        format!("basicConstraints=critical,CA:{}", if authority { "TRUE" } else { "FALSE" });
+    let mut args = vec![
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        &subject,
+        "-addext",
+        &names,
+        "-addext",
+        &constraints,
+        "-keyout",
+        &key,
+        "-out",
+        &out,
+    ];
+    let issuer =
+        issuer.map(|issuer| (path(format!("{issuer}.pem")), path(format!("{issuer}.key"))));
+    if let Some((certificate, key)) = &issuer {
+        args.extend(["-CA", certificate, "-CAkey", key]);
+    }
+    tool("openssl", &args);
+    let _ = tool("chmod", &["a+r", &out, &key]);
+    PathBuf::from(out)
 }
 
 impl Drop for Registry {
