@@ -157,7 +157,7 @@ fn pushes_and_what_they_ask_go_to_no_mirror() {
     let name = named(&own);
     assert!(!client.has_blob(&name, &layer.digest).unwrap());
     assert!(!client.has_manifest(&name, &root.digest).unwrap());
-    let mut open = || Ok(Box::new(LAYER) as Box<dyn Read + Send>);
+    let mut open = |_| Ok(Box::new(LAYER) as Box<dyn Read + Send>);
     client.push_blob(&name, &layer, None, &mut open).unwrap();
     assert_eq!(asked(&mirror), 0);
     assert_eq!(own.blob(REPOSITORY, &layer.digest.to_string()).as_deref(), Some(LAYER));
@@ -169,7 +169,7 @@ fn blocked_registries_are_neither_pulled_from_nor_pushed_to() {
     let (_, layer) = image(&own, REPOSITORY);
     let client = client(&format!("[[registry]]\nlocation = \"{}\"\nblocked = true\n", own.host()));
     let name = named(&own);
-    let mut open = || Ok(Box::new(LAYER) as Box<dyn Read + Send>);
+    let mut open = |_| Ok(Box::new(LAYER) as Box<dyn Read + Send>);
     let credential = crate::registry::Credential::Identity(crate::registry::Secret::new("x"));
     let errors = [
         client.resolve(&name).unwrap_err(),

@@ -473,12 +473,7 @@ impl Response {
 
 /// Makes the error for a body that broke off; trying again may help.
 pub(super) fn read_error(method: Method, url: &Url, source: io::Error) -> Error {
-    Error::Connection {
-        method: method.as_str(),
-        url: url.to_string(),
-        temporary: true,
-        source,
-    }
+    Error::Connection { method: method.as_str(), url: url.to_string(), temporary: true, source }
 }
 
 fn connection_error(method: Method, url: &Url, error: ureq::Error) -> Error {
@@ -499,12 +494,7 @@ fn connection_error(method: Method, url: &Url, error: ureq::Error) -> Error {
         E::Timeout(_) => io::Error::new(io::ErrorKind::TimedOut, error),
         other => io::Error::other(other),
     };
-    Error::Connection {
-        method: method.as_str(),
-        url: url.to_string(),
-        temporary,
-        source,
-    }
+    Error::Connection { method: method.as_str(), url: url.to_string(), temporary, source }
 }
 
 /// rustls hands its errors on inside of io errors of this kind.

@@ -34,7 +34,8 @@ fn an_authority_may_be_the_server_when_just_it_was_given() {
     assert_eq!(verify(&[SERVER], SERVER, "registry.test", 2050), Ok(()));
     assert_eq!(verify(&[TWIN, SERVER], SERVER, "registry.test", 2050), Ok(()));
     // Given; shown; name; year; what the message must hold.
-    let table: [(&[&[u8]], &[u8], &str, u64, &str); 6] = [
+    type Row<'a> = (&'a [&'a [u8]], &'a [u8], &'a str, u64, &'a str);
+    let table: [Row<'_>; 6] = [
         (&[], SERVER, "registry.test", 2050, "CaUsedAsEndEntity"),
         (&[TWIN], SERVER, "registry.test", 2050, "CaUsedAsEndEntity"),
         (&[SERVER], TWIN, "registry.test", 2050, "CaUsedAsEndEntity"),
@@ -64,7 +65,8 @@ fn directories_of_certificates_are_checked() {
     let encrypted =
         b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nMA==\n-----END ENCRYPTED PRIVATE KEY-----\n";
     // Files; what the message must hold.
-    let table: [(&[(&str, &[u8])], &str); 6] = [
+    type Row<'a> = (&'a [(&'a str, &'a [u8])], &'a str);
+    let table: [Row<'_>; 6] = [
         (&[("ca.crt", b"no pem")], "ca.crt: it holds no certificate"),
         (&[("me.cert", SERVER)], "me.cert: its key is missing"),
         (&[("me.key", b"")], "me.key: its certificate is missing"),
