@@ -39,22 +39,42 @@ pub struct Told<'a> {
     pub args: BTreeMap<String, String>,
     /// The Dockerfile.
     pub dockerfile: &'a str,
+    /// The numbers of the parts of the graph that were planned from this Dockerfile.
+    pub parts: BTreeSet<usize>,
+    /// The names that local contexts have in the graph → those that they have in the build; None
+    /// where they are the same.
+    pub contexts: Option<BTreeMap<String, String>>,
     /// Names that the image gets.
     pub names: Vec<Reference>,
 }
 
-/// Makes the attestations of all images, and puts them into the store.
+impl Told<'_> {
+    /// Names a local context. In a graph of several builds its name tells where it lies on this machine.
+    fn context(&self, name: &str) -> String {
+        let own = match &self.contexts {
+            None => name,
+            Some(names) => names.get(name).map_or("", String::as_str),
+        };
+        if own.is_empty() { "context".to_owned() } else { own.to_owned() }
+    }
+}
+
+/// Makes the attestations of all images, and puts them into the store. `outputs` are those of the
+/// graph that became `images`.
 pub fn make(
     conductor: &Conductor<'_>,
     wanted: &Wanted,
     told: &Told<'_>,
     images: &[Image],
+    outputs: &[Output],
     form: BlobForm,
 ) -> Result<Vec<Attached>, Failure> {
-    let secrets = conductor.build.options.secrets.values().map(Vec::as_slice);
+    let build = conductor.build;
+    let all = std::iter::once(&build.options).chain(&build.parts);
+    let secrets = all.flat_map(|options| options.secrets.values().map(Vec::as_slice));
     let scrubber = Scrubber::new(secrets);
     let mut out = Vec::new();
-    for (image, output) in images.iter().zip(&conductor.graph.outputs) {
+    for (image, output) in images.iter().zip(outputs) {
         let platform = image.descriptor.platform.as_ref().unwrap_or(&image.platform);
         let digest = &image.descriptor.digest;
         let (started, finished) = times(image, output, conductor.build.store);
@@ -180,7 +200,7 @@ fn facts(
                 }
                 _ if context.is_empty() && told.context.is_some() => {}
                 _ => {
-                    locals.insert(shown_context(context));
+                    locals.insert(told.context(context));
                 }
             },
             Op::Run(run) => {
@@ -201,9 +221,9 @@ fn facts(
         }
         let inputs = node.parent.iter().chain(&node.inputs);
         facts.steps.push(Step {
-            op: operation(graph, id),
+            op: operation(graph, id, told),
             inputs: inputs.filter_map(|input| number.get(input).copied()).collect(),
-            lines: (!node.span.is_empty())
+            lines: (!node.span.is_empty() && told.parts.contains(&node.part))
                 .then(|| (lines.line(node.span.start), lines.line(node.span.end - 1))),
             layers: Vec::new(),
         });
@@ -230,10 +250,6 @@ fn facts(
         next = graph.nodes[id].parent;
     }
     Ok(facts)
-}
-
-fn shown_context(name: &str) -> String {
-    if name.is_empty() { "context".to_owned() } else { name.to_owned() }
 }
 
 /// Names what was fetched, by what was found there.
@@ -286,7 +302,7 @@ fn local_name(name: &str) -> (String, String) {
 }
 
 /// Shows an operation in the shape of BuildKit's `pb.Op`.
-fn operation(graph: &Graph, id: NodeId) -> Value {
+fn operation(graph: &Graph, id: NodeId, told: &Told<'_>) -> Value {
     let node = &graph.nodes[id];
     let platform = json!({ "OS": node.platform.os, "Architecture": node.platform.architecture });
     let source = |identifier: String| json!({ "source": { "identifier": identifier } });
@@ -304,7 +320,7 @@ fn operation(graph: &Graph, id: NodeId) -> Value {
                 }
             })
         }
-        Op::Local { context } => source(format!("local://{}", shown_context(context))),
+        Op::Local { context } => source(format!("local://{}", told.context(context))),
         Op::Remote(remote) => source(remote.shown()),
         Op::Run(run) => exec(run),
         Op::Copy(copy) => file(node.parent.is_some(), copy),

@@ -1,6 +1,6 @@
 //! `--provenance`, `--sbom`, `--attest` and `--attach` of a build.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use crate::attest::{Attach, Attached, Mode, ProvenanceOptions, Wanted};
@@ -199,9 +199,22 @@ pub fn asked<'a>(
         local_dockerfile: source.path.is_some(),
         args: all,
         dockerfile,
+        parts: BTreeSet::from([0]),
+        contexts: None,
         names,
     };
     Asked { wanted, told }
+}
+
+impl Asked<'_> {
+    /// Says that the build is one of several in a graph: which parts of it have the same Dockerfile,
+    /// and the names of its contexts in the whole.
+    pub fn among(mut self, parts: BTreeSet<usize>, contexts: &BTreeMap<String, String>) -> Self {
+        let turned = contexts.iter().map(|(own, whole)| (whole.clone(), own.clone()));
+        self.told.contexts = Some(turned.collect());
+        self.told.parts = parts;
+        self
+    }
 }
 
 /// Names the Dockerfile without telling where the context lies on this machine.
@@ -215,33 +228,20 @@ fn path(source: &DockerfileSource) -> String {
     inside.unwrap_or_else(name).display().to_string()
 }
 
-impl Asked<'static> {
-    /// No attestation is wanted.
-    pub fn nothing() -> Asked<'static> {
-        let told = Told {
-            context: None,
-            path: String::new(),
-            local_dockerfile: true,
-            args: BTreeMap::new(),
-            dockerfile: "",
-            names: Vec::new(),
-        };
-        Asked { wanted: Wanted::default(), told }
-    }
-}
-
 impl Asked<'_> {
     /// Makes the attestations of a product; gives it with them, and what refers to it.
     pub fn attach(
         &self,
         conductor: &Conductor<'_>,
         product: Product,
+        outputs: &[crate::graph::Output],
         form: BlobForm,
     ) -> Result<(Product, Vec<Attached>)> {
         if self.wanted.is_empty() {
             return Ok((product, Vec::new()));
         }
-        let made = attest::make(conductor, &self.wanted, &self.told, &product.images, form)?;
+        let made =
+            attest::make(conductor, &self.wanted, &self.told, &product.images, outputs, form)?;
         let store = conductor.build.store;
         let product = attest::attach(store, product, self.wanted.attach, &made)?;
         match self.wanted.attach {

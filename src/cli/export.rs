@@ -132,7 +132,7 @@ pub fn export_all(
         }
         let outputs = &conductor.graph.outputs[plan.results.clone()];
         let product = build.product(conductor, outputs, &recipe)?;
-        let (product, referrers) = asked.attach(conductor, product, recipe.form)?;
+        let (product, referrers) = asked.attach(conductor, product, outputs, recipe.form)?;
         let whole = Made { product, referrers };
         made.push((recipe, whole.clone()));
         Ok(Some(whole))

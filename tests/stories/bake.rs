@@ -172,3 +172,80 @@ story!(standard_input_and_mistakes : user, |env| {
     let two = "group \"default\" { targets = [\"fine\", \"bad\"] }\ntarget \"fine\" { dockerfile = \"fine.Dockerfile\" }\ntarget \"bad\" {}\n";
     bake(env, &["-f", "-"]).input(two).fails(1).says("Dockerfile:2:").says("COPY none /");
 });
+
+// Attestations are those of their target: about its images, its lines, and nothing of this machine.
+story!(targets_are_attested : user, |env| {
+    env.write("counted", "x");
+    env.write("Dockerfile", "FROM base AS common\nCOPY counted /\nRUN --mount=type=secret,id=s cp /run/secrets/s /tmp/s && rm /tmp/s\nFROM common AS one\nRUN echo 1 > /which\nFROM common AS two\nRUN echo 2 > /which\n");
+    env.write("secret", "hush-hush-hush");
+    bake_file(env, r#"
+group "default" { targets = ["one", "two", "three"] }
+target "_common" {
+  contexts = { base = "$BASE" }
+  secret = ["id=s,src=secret"]
+}
+target "one" {
+  inherits = ["_common"]
+  target = "one"
+  output = ["type=oci,dest=one,tar=false"]
+}
+target "two" {
+  inherits = ["_common"]
+  target = "two"
+  args = { SEEN = "yes", PASSWORD = "hush-hush-hush" }
+  attest = ["type=provenance,mode=max", "type=sbom"]
+  platforms = ["linux/amd64", "linux/arm64"]
+  output = ["type=oci,dest=two,tar=false"]
+}
+target "three" {
+  dockerfile-inline = "FROM two\nLABEL a=b\n"
+  contexts = { two = "target:two" }
+  attest = [{ type = "provenance", mode = "max" }]
+  platforms = ["linux/amd64"]
+  output = ["type=oci,dest=three,tar=false"]
+}
+"#);
+    bake(env, &[]).ok();
+    let json = |name: &str, digest: &serde_json::Value| -> serde_json::Value {
+        let hex = &digest.as_str().expect("a digest")[7..];
+        let bytes = std::fs::read(env.context().join(name).join("blobs/sha256").join(hex)).expect("the blob is there");
+        let text = String::from_utf8(bytes).expect("JSON is UTF-8");
+        assert!(!text.contains("hush-hush-hush"), "{text}");
+        assert!(!text.contains(&env.path("").display().to_string()), "nothing of where it was built: {text}");
+        serde_json::from_str(&text).expect("JSON")
+    };
+    // Gives (subject, predicate type, predicate) of all attestations.
+    let attested = |name: &str| -> Vec<(String, String, serde_json::Value)> {
+        let whole = std::fs::read(env.context().join(name).join("index.json")).expect("a layout");
+        let whole: serde_json::Value = serde_json::from_slice(&whole).expect("JSON");
+        let index = json(name, &whole["manifests"][0]["digest"]);
+        let all = index["manifests"].as_array().cloned().unwrap_or_default();
+        let about = |entry: &serde_json::Value| entry["annotations"]["vnd.docker.reference.digest"].as_str().map(str::to_owned);
+        let mut found = Vec::new();
+        for entry in &all {
+            let Some(subject) = about(entry) else { continue };
+            assert!(all.iter().any(|image| image["digest"] == *subject && about(image).is_none()), "it is about an image of this index");
+            for layer in json(name, &entry["digest"])["layers"].as_array().expect("layers") {
+                let statement = json(name, &layer["digest"]);
+                found.push((subject.clone(), statement["predicateType"].as_str().expect("text").to_owned(), statement["predicate"].clone()));
+            }
+        }
+        found
+    };
+    assert!(attested("one").is_empty());
+    let two = attested("two");
+    let kinds: Vec<&str> = two.iter().map(|(_, kind, _)| kind.rsplit('/').nth(1).expect("a URL")).collect();
+    assert_eq!(kinds, ["provenance", "spdx.dev", "provenance", "spdx.dev"]);
+    assert_ne!(two[0].0, two[2].0, "one for each platform");
+    let definition = &two[0].2["buildDefinition"];
+    let text = definition.to_string();
+    assert!(text.contains("\"build-arg:SEEN\":\"yes\"") && text.contains("echo 2") && !text.contains("echo 1 >"), "{text}");
+    assert_eq!(attested("three").len(), 1);
+    // --provenance=false takes it away, --sbom adds to all.
+    bake(env, &["--provenance=false", "--sbom=true", "one", "two"]).ok();
+    let kinds = |name: &str| attested(name).into_iter().map(|(_, kind, _)| kind).collect::<Vec<_>>();
+    assert_eq!((kinds("one").len(), kinds("two").len()), (1, 2));
+    assert!(kinds("two").iter().all(|kind| kind.contains("spdx")));
+    // Files have no attestations, and say so.
+    bake(env, &["--set", "two.output=type=local,dest=files", "two"]).fails(2).says("have no attestations");
+});

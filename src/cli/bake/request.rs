@@ -85,14 +85,7 @@ pub fn asked(target: &Target, bake: &BakeArgs) -> Result<Asked> {
     args.secret = entries("secret");
     args.annotation = texts("annotations");
     args.ssh = target.entries("ssh").iter().map(ssh_text).collect();
-    let off = |entry: &&crate::bake::target::Entry| {
-        !matches!(entry.get("disabled").map(String::as_str), Some("true" | "1" | ""))
-    };
-    if let Some(entry) = target.entries("attest").iter().find(off) {
-        let what = format!("attest = {:?} is not supported in bake files", entry_text(entry));
-        return Err(about(target, what)
-            .with_hint("leave it out, and build the target with `lapstrake build --attest …`"));
-    }
+    args.attest.attest = entries("attest");
     for (host, addresses) in target.map("extra-hosts") {
         args.add_host.extend(addresses.split(',').map(|address| format!("{host}={address}")));
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::attest::Wanted;
 use crate::bake::Chosen;
 use crate::build::advice::Checks;
 use crate::build::bases::{Bases, Pull as PullPolicy};
@@ -33,6 +34,8 @@ struct Target {
     asked: Asked,
     plan: Plan,
     source: DockerfileSource,
+    main: Main,
+    attestations: Wanted,
 }
 
 /// Builds all.
@@ -162,7 +165,10 @@ fn build_all(asked: Vec<Asked>, wanted: usize, args: &BakeArgs, env: &Environmen
         epochs.insert(epoch);
         let built = if platforms.is_empty() { vec![host.clone()] } else { platforms.clone() };
         output::check(&outputs, &annotations, &built, &tags, epoch).map_err(about)?;
-        let source = read_dockerfile(&asked, env, &opened).map_err(about)?;
+        let attestations = attest::wanted(&one.attest).map_err(about)?;
+        attest::check_outputs(&attestations, &outputs).map_err(about)?;
+        let main = Main::parse(one, env).map_err(about)?;
+        let source = read_dockerfile(&asked, &main, env, &opened).map_err(about)?;
         let parsed = dockerfile::parse_with(&source.bytes, call::checks(&build_args)?);
         if parsed.has_errors() {
             let painter = Painter::new(&source.name, &parsed.dockerfile.source, env.colour);
@@ -234,7 +240,7 @@ fn build_all(asked: Vec<Asked>, wanted: usize, args: &BakeArgs, env: &Environmen
             results: 0..0,
             first: 0,
         };
-        targets.push(Target { asked, plan, source });
+        targets.push(Target { asked, plan, source, main, attestations });
     }
     if epochs.len() > 1 {
         return Err(Report::usage("targets have different SOURCE_DATE_EPOCH")
@@ -369,7 +375,20 @@ fn build_all(asked: Vec<Asked>, wanted: usize, args: &BakeArgs, env: &Environmen
         let all = targets[..wanted].iter().zip(&ranges).zip(loaders);
         for ((target, (results, first)), loader) in all {
             let plan = Plan { results: results.clone(), first: *first, ..target.plan.clone() };
-            let asked = attest::Asked::nothing();
+            let number = made.len();
+            let text = &plans[number].parsed.dockerfile.source;
+            let asked = attest::asked(
+                target.attestations.clone(),
+                &target.asked.args,
+                &plans[number].request,
+                &target.main,
+                &target.source,
+                text,
+                plan.names(),
+            );
+            let alike =
+                (0..plans.len()).filter(|other| plans[*other].parsed.dockerfile.source == *text);
+            let asked = asked.among(alike.collect(), &plans[number].part.contexts);
             let product =
                 export::export_all(env, &conductor, &plan, &asked, &opened.client, loader)
                     .map_err(|report| named(report, &target.asked.name))?;
@@ -444,10 +463,14 @@ fn tell(
     Ok(())
 }
 
-fn read_dockerfile(asked: &Asked, env: &Environment, opened: &Opened) -> Result<DockerfileSource> {
-    let main = Main::parse(&asked.args, env)?;
-    match (&asked.inline, &main) {
-        (None, _) => sources::read_dockerfile(&main, &asked.args, env, Some(opened)),
+fn read_dockerfile(
+    asked: &Asked,
+    main: &Main,
+    env: &Environment,
+    opened: &Opened,
+) -> Result<DockerfileSource> {
+    match (&asked.inline, main) {
+        (None, _) => sources::read_dockerfile(main, &asked.args, env, Some(opened)),
         (Some(text), Main::Directory(dir)) => {
             let name = format!("dockerfile-inline of {}", asked.name);
             Ok(DockerfileSource::inline(text.clone().into_bytes(), name, dir.clone()))
