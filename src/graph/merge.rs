@@ -180,3 +180,7 @@ fn named(node: &Node, part: &Part) -> String {
         _ => node.name.clone(),
     }
 }
+
+#[cfg(test)]
+#[path = "merge_tests.rs"]
+mod tests;
