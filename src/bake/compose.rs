@@ -3,8 +3,12 @@
 //! What compose says besides `build`, `image`, `environment` and `secrets` is about running
 //! containers, and has no part in a build.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::fmt;
 
+use serde::Deserializer;
+use serde::de::{self, DeserializeSeed, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor};
 use serde_yaml_ng::Value as Yaml;
 
 use super::Given;
@@ -47,7 +51,7 @@ pub fn read(
     world: &World<'_>,
     config: &mut Config,
 ) -> Result<()> {
-    let mut yaml: Yaml = serde_yaml_ng::from_str(text).map_err(|error| {
+    let unread = |error: serde_yaml_ng::Error| {
         let at = error.location().map_or(0, |place| place.index().min(text.len()));
         let at = (0..=at).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
         let end = text[at..].chars().next().map_or(at, |char| at + char.len_utf8());
@@ -55,7 +59,11 @@ pub fn read(
         let message = message.split(" at line").next().unwrap_or_default();
         let place = super::syntax::place(file, Some(at..end));
         Error::at("E0701", place, format!("this is not YAML: {message}"))
-    })?;
+    };
+    // Aliases can make any amount of little text; so it is counted before it is built.
+    let size = Size { left: &Cell::new(super::MAX_TEXT) };
+    size.deserialize(serde_yaml_ng::Deserializer::from_str(text)).map_err(unread)?;
+    let mut yaml: Yaml = serde_yaml_ng::from_str(text).map_err(unread)?;
     yaml.apply_merge().map_err(|error| wrong(file, error.to_string()))?;
     let lookup = |name: &str| {
         let var = given.variables.get(name).cloned();
@@ -75,6 +83,9 @@ pub fn read(
         Some(Value::Null) | None => &empty,
         Some(_) => return Err(wrong(file, "services must be an object")),
     };
+    if services.len() + config.targets.len() > super::MOST_TARGETS {
+        return Err(wrong(file, format!("there are more than {} targets", super::MOST_TARGETS)));
+    }
     let mut group = Group { name: "default".to_owned(), ..Group::default() };
     if let Some(known) = config.groups.iter().find(|known| known.name == "default") {
         group.targets.clone_from(&known.targets);
@@ -101,6 +112,85 @@ pub fn read(
     }
     config.add_group(group);
     Ok(())
+}
+
+/// Counts the bytes that a document would take, and fails when these are too many.
+#[derive(Clone, Copy)]
+struct Size<'a> {
+    left: &'a Cell<usize>,
+}
+
+impl Size<'_> {
+    fn take<E: de::Error>(self, bytes: usize) -> Result<(), E> {
+        match self.left.get().checked_sub(NODE + bytes) {
+            Some(left) => {
+                self.left.set(left);
+                Ok(())
+            }
+            None => Err(E::custom("its aliases make more of it than is read")),
+        }
+    }
+}
+
+/// What a value takes besides its text, about, bytes.
+const NODE: usize = 100;
+
+impl<'de> DeserializeSeed<'de> for Size<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
+        from.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Size<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<(), E> {
+        self.take(0)
+    }
+
+    fn visit_bool<E: de::Error>(self, _: bool) -> Result<(), E> {
+        self.take(0)
+    }
+
+    fn visit_i64<E: de::Error>(self, _: i64) -> Result<(), E> {
+        self.take(0)
+    }
+
+    fn visit_u64<E: de::Error>(self, _: u64) -> Result<(), E> {
+        self.take(0)
+    }
+
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<(), E> {
+        self.take(0)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<(), E> {
+        self.take(text.len())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        self.take(0)?;
+        while items.next_element_seed(self)?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
+        self.take(0)?;
+        while members.next_entry_seed(self, self)?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_enum<A: EnumAccess<'de>>(self, tagged: A) -> Result<(), A::Error> {
+        let (tag, content) = tagged.variant::<String>()?;
+        self.take(tag.len())?;
+        content.newtype_variant_seed(self)
+    }
 }
 
 /// Turns YAML into a value, with variables replaced.

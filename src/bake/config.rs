@@ -1,6 +1,6 @@
 //! All files together: targets, groups and variables; inheritance, `--set`, and what was chosen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::{Error, Result};
 use super::target::{ATTRIBUTES, Kind, Override, Setting, Target, kind};
@@ -124,9 +124,13 @@ impl Config {
             }
         }
         let sets = self.overrides(sets, env)?;
+        let mut all = 0;
         for name in &wanted {
             if !chosen.targets.contains_key(name) {
-                chosen.targets.insert(name.clone(), self.resolve(name, &sets)?);
+                let target = self.resolve(name, &sets)?;
+                all += target.size();
+                small_enough(all)?;
+                chosen.targets.insert(name.clone(), target);
             }
         }
         if named != ["default"] || !chosen.groups.contains_key("default") {
@@ -135,11 +139,12 @@ impl Config {
             group.extend(named);
         }
         for group in chosen.groups.values_mut() {
-            let mut seen = std::collections::BTreeSet::new();
+            let mut seen = BTreeSet::new();
             group.retain(|name| seen.insert(name.clone()));
         }
+        let mut linked = BTreeSet::new();
         for name in &wanted {
-            self.link(name, &sets, &mut chosen.targets, &mut Vec::new())?;
+            self.link(name, &sets, &mut chosen.targets, &mut linked, &mut Vec::new())?;
         }
         chosen.wanted = wanted;
         Ok(chosen)
@@ -235,6 +240,7 @@ impl Config {
             // What a parent is good for does not describe its child.
             parent.settings.remove("description");
             target.merge(&parent);
+            small_enough(target.size())?;
         }
         path.pop();
         target.merge(own);
@@ -255,8 +261,13 @@ impl Config {
         name: &str,
         sets: &Overrides,
         targets: &mut BTreeMap<String, Target>,
+        linked: &mut BTreeSet<String>,
         path: &mut Vec<String>,
     ) -> Result<()> {
+        // Two ways may lead to a target, and as many again from there.
+        if !linked.insert(name.to_owned()) {
+            return Ok(());
+        }
         path.push(name.to_owned());
         let links: Vec<String> = targets
             .get(name)
@@ -286,8 +297,9 @@ impl Config {
                 found.settings.insert("output".to_owned(), nothing);
                 found.settings.remove("push");
                 targets.insert(link.clone(), found);
+                small_enough(targets.values().map(Target::size).sum())?;
             }
-            self.link(&link, sets, targets, path)?;
+            self.link(&link, sets, targets, linked, path)?;
             let more: Vec<String> = targets[&link].list("entitlements").to_vec();
             let theirs = targets[&link].list("platforms").to_vec();
             let Some(user) = targets.get_mut(name) else { continue };
@@ -413,6 +425,16 @@ impl Config {
         }
         Ok(out)
     }
+}
+
+/// Fails when targets, which inherit from each other, come to more text than anybody means.
+fn small_enough(size: usize) -> Result<()> {
+    if size <= super::MAX_TEXT {
+        return Ok(());
+    }
+    let most = super::MAX_TEXT >> 20;
+    let message = format!("with all that they inherit, the targets come to more than {most} MiB");
+    Err(Error::usage("E0706", message).with_help("build fewer of them at a time"))
 }
 
 /// Looks a variable of the environment up.

@@ -148,7 +148,21 @@ impl Evaluator<'_> {
         Ok(Value::Map(map))
     }
 
+    /// Gives a copy of a variable, which is paid for: in a loop, copies grow large.
     fn variable(&mut self, name: &str, at: Place) -> Result<Value> {
+        let value = self.named(name, at)?;
+        self.pay(&value, at)?;
+        Ok(value)
+    }
+
+    fn pay(&self, value: &Value, at: Place) -> Result<()> {
+        match self.scope.spend(weight(value)) {
+            true => Ok(()),
+            false => Err(failed(at, "the file asks for too much work")),
+        }
+    }
+
+    fn named(&mut self, name: &str, at: Place) -> Result<Value> {
         if let Some((_, value)) = self.locals.iter().rev().find(|(local, _)| local == name) {
             return Ok(value.clone());
         }
@@ -222,15 +236,9 @@ impl Evaluator<'_> {
                 args.push(value);
             }
         }
-        let weight = args.iter().map(weight).sum::<usize>();
-        if !self.scope.spend(weight) {
-            return Err(failed(at, "the file asks for too much work"));
-        }
         let value =
             self.scope.call(name, args, if at_name.span.is_empty() { at } else { at_name })?;
-        if !self.scope.spend(self::weight(&value)) {
-            return Err(failed(at, "the file asks for too much work"));
-        }
+        self.pay(&value, at)?;
         Ok(value)
     }
 
@@ -256,6 +264,7 @@ impl Evaluator<'_> {
                 })
                 .collect();
             if let Some((found, used)) = self.scope.block(name.as_str(), &path, at)? {
+                self.pay(&found, at)?;
                 value = Some(found);
                 rest = &operators[used..];
             }
@@ -357,10 +366,9 @@ impl Evaluator<'_> {
         }
         let mut text = String::new();
         self.elements(elements, &mut text, at)?;
-        if !self.scope.spend(text.len()) {
-            return Err(failed(at, "the file asks for too much work"));
-        }
-        Ok(Value::String(text))
+        let value = Value::String(text);
+        self.pay(&value, at)?;
+        Ok(value)
     }
 
     fn elements(&mut self, elements: &[Element], out: &mut String, at: Place) -> Result<()> {
@@ -471,13 +479,20 @@ fn strips(element: &Element) -> (bool, bool) {
     (matches!(start, Strip::Start | Strip::Both), matches!(end, Strip::End | Strip::Both))
 }
 
-/// Counts the elements and kilobytes of a value.
+/// What an element of a value costs in units of work: so all values together take some 30 MB at most.
+const ELEMENT: usize = 24;
+
+/// Says what a value costs.
 fn weight(value: &Value) -> usize {
     match value {
-        Value::String(text) => 1 + text.len() / 16,
-        Value::List(list) => 1 + list.iter().map(weight).sum::<usize>(),
-        Value::Map(map) => 1 + map.values().map(weight).sum::<usize>(),
-        _ => 1,
+        Value::String(text) => ELEMENT * (1 + text.len() / 16),
+        Value::List(list) => ELEMENT + list.iter().map(weight).sum::<usize>(),
+        Value::Map(map) => {
+            let member =
+                |(key, value): (&String, &Value)| ELEMENT * (2 + key.len() / 16) + weight(value);
+            ELEMENT + map.iter().map(member).sum::<usize>()
+        }
+        _ => ELEMENT,
     }
 }
 

@@ -97,6 +97,19 @@ pub struct Given {
     pub dotenv: BTreeMap<String, String>,
 }
 
+/// Largest file, bytes. The largest that is known has a fifth of it; the parsers take up to 200 times as much
+/// memory as there is text.
+const MAX_FILE: usize = 256 << 10;
+
+/// Largest file in JSON, which programs write, bytes.
+pub const MAX_JSON: usize = 512 << 10;
+
+/// The most targets of all files.
+const MOST_TARGETS: usize = 5_000;
+
+/// The most text that all files together may come to, bytes.
+const MAX_TEXT: usize = 16 << 20;
+
 /// Stack of the thread that reads: what the deepest file that is allowed takes is a tenth of it in
 /// a build without optimisation.
 const STACK: usize = 128 << 20;
@@ -119,9 +132,15 @@ pub fn read(files: &[File], given: &Given, world: &World<'_>) -> Result<Config> 
 
 fn read_here(files: &[File], given: &Given, world: &World<'_>) -> Result<Config> {
     for (id, file) in files.iter().enumerate() {
-        if file.text.len() > syntax::MAX_FILE {
-            let message = format!("a bake file has at most {} MiB", syntax::MAX_FILE >> 20);
-            return Err(Error::at("E0701", error::Place::file(id), message));
+        let (most, what) = match file.format() {
+            Format::Json => (MAX_JSON, "JSON"),
+            Format::Hcl => (MAX_FILE, "HCL"),
+            Format::Compose => (MAX_FILE, "YAML"),
+        };
+        if file.text.len() > most {
+            let message = format!("a bake file in {what} has at most {} KiB", most >> 10);
+            return Err(Error::at("E0701", error::Place::file(id), message)
+                .with_help("split it into several files; all that -f names are read"));
         }
     }
     let mut config = Config::default();

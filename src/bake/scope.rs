@@ -296,6 +296,11 @@ impl<'a> Files<'a> {
     fn instantiate(&self) -> Result<Vec<Instance<'a>>> {
         let mut out = Vec::new();
         for &(file, block) in &self.blocks {
+            if out.len() > super::MOST_TARGETS {
+                let message = format!("there are more than {} targets", super::MOST_TARGETS);
+                return Err(Error::at("E0709", block.place, message)
+                    .with_help("build them in several runs, from several files"));
+            }
             let label = block.labels[0].clone();
             let matrix = block.body.attribute("matrix").filter(|_| block.kind == "target");
             let name = block.body.attribute("name").filter(|_| block.kind == "target");

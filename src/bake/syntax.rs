@@ -13,8 +13,8 @@ use crate::dockerfile::Span;
 
 use super::error::{Error, FileId, Place, Result};
 
-/// Largest file that is read, bytes; the largest known one is a hundredth of it.
-pub const MAX_FILE: usize = 4 << 20;
+/// The most members of one object: the parser looks through all of them for each.
+const MOST_MEMBERS: usize = 4_000;
 
 /// `name = expression`.
 #[derive(Debug, Clone)]
@@ -68,22 +68,65 @@ pub fn place_of(file: FileId, expr: &Expression) -> Place {
 
 /// Reads HCL.
 pub fn parse_hcl(file: FileId, text: &str) -> Result<Body> {
+    if let Some(at) = crowded(text) {
+        let message = format!("an object has more than {MOST_MEMBERS} members");
+        return Err(Error::at("E0701", place(file, Some(at..at + 1)), message)
+            .with_help("split it up, or compute it with a `for`"));
+    }
     let body: HclBody = text.parse().map_err(|error: hcl_edit::parser::Error| {
-        let at = error.location().offset().min(text.len());
-        let end = text[at..].chars().next().map_or(at, |char| at + char.len_utf8());
-        Error::at("E0701", place(file, Some(at..end)), error.message().to_owned())
+        // The parser counts bytes, and stops in the middle of characters.
+        let range = character(text, error.location().offset());
+        Error::at("E0701", place(file, Some(range)), error.message().to_owned())
     })?;
-    Ok(convert(file, &body))
+    Ok(convert(file, body))
 }
 
-fn convert(file: FileId, body: &HclBody) -> Body {
+/// Finds the character that an offset lies in, or the end of the text.
+fn character(text: &str, offset: usize) -> std::ops::Range<usize> {
+    let mut at = offset.min(text.len());
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    at..text[at..].chars().next().map_or(at, |char| at + char.len_utf8())
+}
+
+/// Finds the brace of an object or block with too many members. Looks at signs only: the strings of
+/// templates within templates are taken for something else, which can only count them elsewhere.
+fn crowded(text: &str) -> Option<usize> {
+    let mut open: Vec<(usize, usize)> = vec![(0, 0)];
+    let mut bytes = text.bytes().enumerate();
+    while let Some((at, byte)) = bytes.next() {
+        match byte {
+            b'{' => open.push((at, 0)),
+            b'}' if open.len() > 1 => drop(open.pop()),
+            b'"' => {
+                while bytes.next().is_some_and(|(_, byte)| match byte {
+                    b'\\' => bytes.next().is_some(),
+                    byte => byte != b'"' && byte != b'\n',
+                }) {}
+            }
+            b'=' | b':' => {
+                if let Some((at, count)) = open.last_mut() {
+                    *count += 1;
+                    if *count > MOST_MEMBERS && text.as_bytes()[*at] == b'{' {
+                        return Some(*at);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+fn convert(file: FileId, body: HclBody) -> Body {
     let mut out = Body::default();
     for structure in body {
         match structure {
             Structure::Attribute(attribute) => out.attributes.push(Attribute {
                 name: attribute.key.to_string(),
-                expr: attribute.value.clone(),
                 place: place(file, attribute.key.span()),
+                expr: attribute.value,
             }),
             Structure::Block(block) => {
                 let start = block.ident.span();
@@ -92,7 +135,7 @@ fn convert(file: FileId, body: &HclBody) -> Body {
                 out.blocks.push(Block {
                     kind: block.ident.to_string(),
                     labels: block.labels.iter().map(|label| label.as_str().to_owned()).collect(),
-                    body: convert(file, &block.body),
+                    body: convert(file, block.body),
                     place: place(file, range),
                 });
             }
@@ -109,14 +152,10 @@ pub fn parse_json(file: FileId, text: &str) -> Result<Body> {
     let json: serde_json::Value = serde_json::from_str(text).map_err(|error| {
         let line = text.split_inclusive('\n').take(error.line().saturating_sub(1));
         let start: usize = line.map(str::len).sum();
-        let mut at = (start + error.column().saturating_sub(1)).min(text.len());
-        while !text.is_char_boundary(at) {
-            at -= 1;
-        }
-        let end = text[at..].chars().next().map_or(at, |char| at + char.len_utf8());
+        let range = character(text, start + error.column().saturating_sub(1));
         let message = error.to_string();
         let message = message.split(" at line").next().unwrap_or_default().to_owned();
-        Error::at("E0701", place(file, Some(at..end)), format!("this is not JSON: {message}"))
+        Error::at("E0701", place(file, Some(range)), format!("this is not JSON: {message}"))
     })?;
     let serde_json::Value::Object(members) = json else {
         return Err(Error::at("E0701", Place::file(file), "a bake file in JSON is one object"));
@@ -218,6 +257,10 @@ fn json_value(
             let items: Result<Vec<Expression>> =
                 list.iter().map(|value| json_value(file, name, value, bare)).collect();
             Expression::from(Array::from(items?))
+        }
+        serde_json::Value::Object(members) if members.len() > MOST_MEMBERS => {
+            let message = format!("{name}: an object has more than {MOST_MEMBERS} members");
+            return Err(Error::at("E0701", Place::file(file), message));
         }
         serde_json::Value::Object(members) => {
             let mut object = Object::new();

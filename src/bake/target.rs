@@ -103,6 +103,20 @@ impl Target {
         Target { name: name.into(), ..Target::default() }
     }
 
+    /// Says how much text it holds, about, bytes.
+    pub fn size(&self) -> usize {
+        let text = |text: &String| 40 + text.len();
+        let pair = |(key, value): (&String, &String)| 80 + key.len() + value.len();
+        let all = self.settings.values().map(|setting| match setting {
+            Setting::Text(one) => text(one),
+            Setting::Switch(_) => 0,
+            Setting::List(list) => list.iter().map(text).sum(),
+            Setting::Map(map) => map.iter().map(pair).sum(),
+            Setting::Entries(list) => list.iter().flatten().map(pair).sum(),
+        });
+        100 + all.sum::<usize>()
+    }
+
     /// Gives a text.
     pub fn text(&self, name: &str) -> Option<&str> {
         match self.settings.get(name) {

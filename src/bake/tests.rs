@@ -597,6 +597,15 @@ fn bombs_end() {
     };
     let big = format!("x = \"{}\"", "a".repeat(5 << 20));
     let format = "x = format(\"%9999999s\", \"a\")".to_owned();
+    let copies = format!("v = range(0, 90000)\nx = [{}]", "v, ".repeat(2_000));
+    let crowd =
+        format!("x = {{ {} }}", (0..10_000).map(|n| format!("a{n} = 1\n")).collect::<String>());
+    let rows = (0..4).map(|n| {
+        format!(
+            "target \"t{n}\" {{\n name = \"t{n}-${{a}}\"\n matrix = {{ a = range(0, 2000) }}\n}}\n"
+        )
+    });
+    let targets = rows.collect::<String>();
     for (name, text) in [
         ("doubling", doubling),
         ("lists", lists),
@@ -615,6 +624,9 @@ fn bombs_end() {
         ("calls", calls),
         ("big", big),
         ("format", format),
+        ("copies", copies),
+        ("crowd", crowd),
+        ("targets", targets),
     ] {
         let found = load(&[("f.hcl", &text)]).err().map(|error| error.to_string());
         assert!(found.is_some(), "{name} was taken");
@@ -627,6 +639,53 @@ fn bombs_end() {
     assert!(load(&[("f.json", &deep)]).is_err());
     let deep = format!("services: {}{}", "[".repeat(50_000), "]".repeat(50_000));
     assert!(load(&[("f.yaml", &deep)]).is_err());
+    let members: Vec<String> = (0..10_000).map(|n| format!("\"a{n}\": 1")).collect();
+    let members = format!("{{\"target\": {{\"t\": {{\"args\": {{{}}}}}}}}}", members.join(","));
+    assert!(load(&[("f.json", &members)]).is_err());
+    let services: String = (0..9_000).map(|n| format!(" a{n}: {{build: .}}\n")).collect();
+    assert!(load(&[("f.yaml", &format!("services:\n{services}"))]).is_err());
+    // Little text that aliases make much of: of lists in lists, and of one long text.
+    let mut laughs = "a0: &a0 [x, x, x, x, x, x, x, x]\n".to_owned();
+    for n in 1..7 {
+        laughs.push_str(&format!("a{n}: &a{n} [{}]\n", format!("*a{}, ", n - 1).repeat(8)));
+    }
+    let long = format!("a: &a {}\nb: [{}]\n", "x".repeat(50_000), "*a, ".repeat(1_000));
+    for text in [laughs, long] {
+        let error = load(&[("f.yaml", &text)]).expect_err("it is a bomb").to_string();
+        assert!(error.contains("alias") || error.contains("repetition"), "{error}");
+    }
+}
+
+/// Targets that inherit from each other twice, and are each other's contexts by two ways.
+#[test]
+fn diamonds_end() {
+    let mut inherits = "target \"t0\" {\n tags = [\"a\"]\n ulimits = [\"a=1\"]\n}\n".to_owned();
+    let mut contexts = "target \"t0\" {}\n".to_owned();
+    for n in 1..60 {
+        let base = n - 1;
+        inherits
+            .push_str(&format!("target \"t{n}\" {{ inherits = [\"t{base}\", \"t{base}\"] }}\n"));
+        contexts.push_str(&format!(
+            "target \"t{n}\" {{\n contexts = {{ a = \"target:t{base}\", b = \"target:t{base}\" }}\n}}\n"
+        ));
+    }
+    // Lists of some kinds are joined, so that they double sixty times.
+    let error = choose(&[("f.hcl", &inherits)], &["t59"], &[]).expect_err("it is a bomb");
+    assert!(error.to_string().contains("more than 16 MiB"), "{error}");
+    let chosen = choose(&[("f.hcl", &contexts)], &["t59"], &[]).expect("it is read");
+    assert_eq!(chosen.targets.len(), 60);
+}
+
+/// Found by fuzzing: the parser's place lies within a character.
+#[test]
+fn errors_of_the_parser_stand_between_characters() {
+    for text in [
+        "r=avalues(#        \u{da}",
+        "iable\": {\"V\": {\"default\": \"x\"}}, \"group\": {\"defa\u{486}",
+    ] {
+        let error = load(&[("f.hcl", text)]).expect_err(text);
+        assert!(text.get(error.diagnostic.span.start..error.diagnostic.span.end).is_some());
+    }
 }
 
 mod property {

@@ -25,8 +25,8 @@ use super::report::{Exit, Report, Result};
 /// The largest secret (BuildKit: `secrets.MaxSecretSize`).
 const MAX_SECRET: u64 = 500 << 10;
 
-/// The largest Dockerfile, in bytes: what fits into a message to BuildKit (gRPC's limit there).
-const MAX_DOCKERFILE: u64 = 16 << 20;
+/// The largest Dockerfile, in bytes.
+const MAX_DOCKERFILE: u64 = crate::dockerfile::MAX_SOURCE as u64;
 
 /// Names of a Dockerfile in a context, best first.
 const DOCKERFILES: [&str; 3] = ["Dockerfile", "Containerfile", "dockerfile"];

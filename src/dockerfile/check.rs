@@ -222,6 +222,9 @@ pub struct CheckOptions {
     pub error: bool,
 }
 
+/// The most names in one option: several times what there is.
+const MOST_NAMES: usize = 100;
+
 impl CheckOptions {
     /// Parses `skip=A,B;experimental=C;error=true`; the error says what is wrong.
     pub fn parse(text: &str) -> Result<CheckOptions, String> {
@@ -235,6 +238,11 @@ impl CheckOptions {
                 return Err(format!("invalid check option `{shown}`: there is no `=` in it"));
             };
             let value = value.trim();
+            if value.split(',').nth(MOST_NAMES).is_some() {
+                return Err(format!(
+                    "invalid check option `{shown}`: more than {MOST_NAMES} names"
+                ));
+            }
             let names = || value.split(',').map(|name| name.trim().to_owned()).collect();
             match key.trim() {
                 "skip" if value == "all" => options.skip_all = true,

@@ -14,6 +14,21 @@ pub enum Severity {
     Error,
 }
 
+/// The longest text of a diagnostic, bytes: what it quotes can be as long as the source.
+const LONGEST: usize = 2000;
+
+/// Cuts a text that is too long for anybody to read.
+fn cut(text: String) -> String {
+    if text.len() <= LONGEST {
+        return text;
+    }
+    let mut end = LONGEST;
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}…", &text[..end])
+}
+
 /// One thing to tell the user about the Dockerfile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
@@ -41,7 +56,7 @@ impl Diagnostic {
             severity: Severity::Error,
             rule: None,
             span,
-            message: message.into(),
+            message: cut(message.into()),
             label: String::new(),
             help: None,
         }
@@ -59,13 +74,13 @@ impl Diagnostic {
 
     /// Adds what stands under the underlined text.
     pub fn with_label(mut self, label: impl Into<String>) -> Diagnostic {
-        self.label = label.into();
+        self.label = cut(label.into());
         self
     }
 
     /// Adds what to do about it.
     pub fn with_help(mut self, help: impl Into<String>) -> Diagnostic {
-        self.help = Some(help.into());
+        self.help = Some(cut(help.into()));
         self
     }
 
@@ -84,7 +99,7 @@ impl Diagnostic {
 }
 
 /// Every code that this module gives, with what it means; those of checks are at [`Rule`].
-pub const CODES: [(&str, &str); 49] = [
+pub const CODES: [(&str, &str); 50] = [
     ("E0101", "The file is UTF-16. Dockerfiles are UTF-8."),
     ("E0102", "The file holds bytes that are not UTF-8, outside of comments."),
     ("E0103", "The file holds a zero byte, which no command line and no file name can hold."),
@@ -95,6 +110,10 @@ pub const CODES: [(&str, &str); 49] = [
     ("E0108", "The file holds no instruction."),
     ("E0109", "The file holds no FROM, so there is nothing to build."),
     ("E0110", "The file has more than a thousand errors, and was read no further."),
+    (
+        "E0111",
+        "The file is larger than what is read: 4 MiB, 20,000 instructions, 65,536 words in one of them, 262,144 words and comments in all.",
+    ),
     ("E0201", "A line does not begin with a keyword."),
     ("E0202", "An instruction has too few or too many arguments."),
     ("E0203", "SHELL takes a JSON array only."),

@@ -6,6 +6,7 @@
 //!
 //! Start reading at [`Parts::command`].
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::ast::{
@@ -432,6 +433,10 @@ impl<'a> Parts<'a> {
         self.no_flags(diagnostics);
         let words = split_quoted(self.line, self.rest.clone(), self.escape);
         let mut definitions = Vec::with_capacity(words.len());
+        let mut docs = BTreeMap::new();
+        for (name, text) in comments.iter().filter_map(|comment| comment.text.split_once(' ')) {
+            docs.entry(name).or_insert(text);
+        }
         for word in self.some(words, diagnostics)? {
             let (name, default) = match split_pair(&word) {
                 Some((name, _)) if name.text.is_empty() => {
@@ -441,7 +446,8 @@ impl<'a> Parts<'a> {
                 Some((name, value)) => (name, Some(value)),
                 None => (word, None),
             };
-            let doc = doc_comment(comments, &name.text);
+            // Any number of names may stand below any number of comments.
+            let doc = docs.remove(name.text.as_str()).map(str::to_owned);
             definitions.push(ArgDefinition { name, default, doc });
         }
         Some(definitions)

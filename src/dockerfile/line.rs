@@ -48,19 +48,45 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// The places of comment lines, in order; those with nothing but blanks between them are one.
+#[derive(Debug, Clone, Default)]
+pub struct Comments {
+    /// The places.
+    pub spans: Vec<Span>,
+    /// How many comments there were.
+    pub count: usize,
+}
+
+impl Comments {
+    /// Adds the next one.
+    pub fn push(&mut self, source: &str, span: Span) {
+        self.count += 1;
+        match self.spans.last_mut() {
+            Some(last) if source[last.end..span.start].trim().is_empty() => last.end = span.end,
+            _ => self.spans.push(span),
+        }
+    }
+
+    /// Adds those of a logical line.
+    pub fn append(&mut self, mut line: Comments) {
+        self.count += line.count;
+        self.spans.append(&mut line.spans);
+    }
+}
+
 /// A logical line.
 #[derive(Debug, Clone, Default)]
 pub struct Line {
     /// The joined text.
     pub text: String,
-    /// Where each piece begins, in the text and in the source.
-    pieces: Vec<(usize, usize)>,
+    /// Where each piece begins, in the text and in the source (which is never as large as 4 GiB).
+    pieces: Vec<(u32, u32)>,
     /// Where the last of its physical lines ends.
     pub end: usize,
     /// The first blank line between its continued lines.
     pub blank: Option<Span>,
     /// The comments between its continued lines.
-    pub comments: Vec<Span>,
+    pub comments: Comments,
 }
 
 impl Line {
@@ -77,7 +103,7 @@ impl Line {
             if trimmed.is_empty() {
                 line.blank.get_or_insert(Span::new(physical.start, physical.end));
             } else if trimmed.starts_with('#') {
-                line.comments.push(Span::new(physical.start, physical.end));
+                line.comments.push(reader.source, Span::new(physical.start, physical.end));
             } else {
                 more = line.push(text, physical.start, escape);
             }
@@ -97,8 +123,11 @@ impl Line {
         let cut = text.trim_end_matches([' ', '\t']).strip_suffix(escape);
         // An escaped escape joins nothing. Three of them do not either, as in BuildKit.
         let cut = cut.filter(|cut| !cut.ends_with(escape));
-        self.pieces.push((self.text.len(), at));
-        self.text.push_str(cut.unwrap_or(text));
+        let text = cut.unwrap_or(text);
+        if !text.is_empty() || self.pieces.is_empty() {
+            self.pieces.push((self.text.len() as u32, at as u32));
+            self.text.push_str(text);
+        }
         cut.is_some()
     }
 
@@ -125,8 +154,9 @@ impl Line {
     }
 
     fn offset(&self, at: usize) -> usize {
-        let piece = self.pieces.partition_point(|&(text, _)| text <= at).saturating_sub(1);
-        self.pieces.get(piece).map_or(self.end, |&(text, source)| source + (at - text))
+        let piece = self.pieces.partition_point(|&(text, _)| text as usize <= at).saturating_sub(1);
+        let found = self.pieces.get(piece);
+        found.map_or(self.end, |&(text, source)| source as usize + (at - text as usize))
     }
 }
 

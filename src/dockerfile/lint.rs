@@ -16,6 +16,8 @@ use super::ast::{
 use super::check::{CheckOptions, Rule};
 use super::diagnostic::Diagnostic;
 use super::expand::{NoEnv, expand_words};
+use super::instruction::shorten;
+use super::parser::MOST_WARNINGS;
 use super::span::{LineIndex, Span};
 use super::value::parse_port;
 
@@ -79,10 +81,12 @@ impl Linter<'_> {
             Some(local) => self.options.merged(Some(local)).allows(rule),
             None => self.options.allows(rule),
         };
-        if allowed {
-            let mut diagnostic = Diagnostic::lint(rule, span, message);
-            diagnostic.help = help;
-            self.diagnostics.push(diagnostic);
+        if allowed && self.diagnostics.len() < MOST_WARNINGS {
+            let diagnostic = Diagnostic::lint(rule, span, message);
+            self.diagnostics.push(match help {
+                Some(help) => diagnostic.with_help(help),
+                None => diagnostic,
+            });
         }
     }
 
@@ -226,6 +230,8 @@ impl Linter<'_> {
     fn expose(&mut self, instruction: &Instruction, word: &str, span: Span) {
         let escape = super::ast::Escape::Backslash;
         let words = expand_words(word, &NoEnv, escape).map(|expanded| expanded.words);
+        // It may hold any number of ports, and is named for each.
+        let word = shorten(word);
         for port in words.unwrap_or_default().iter().filter_map(|port| parse_port(port).ok()) {
             if port.odd_casing {
                 let message = format!("the protocol in `{word}` is not lower case");

@@ -54,6 +54,7 @@ pub use chmod::ChmodSpec;
 pub use diagnostic::{Diagnostic, Severity, explain};
 pub use lint::is_secret_name;
 pub use mount::{Mount, MountField, MountSpec, MountType, Sharing};
+pub use parser::MAX_SOURCE;
 pub use span::{LineIndex, Span, Spanned, Word};
 pub use suggest::suggest;
 

@@ -13,7 +13,7 @@ use super::check::{CheckOptions, Rule};
 use super::diagnostic::Diagnostic;
 use super::heredoc::{Marker, markers};
 use super::instruction::{KEYWORDS, Parts, odd_name, shorten};
-use super::line::{Line, Physical, Reader};
+use super::line::{Comments, Line, Physical, Reader};
 use super::lint;
 use super::span::{Span, Word};
 use super::suggest::suggest;
@@ -30,6 +30,12 @@ pub enum Scope {
 
 /// Parses a file or a trigger. `check` takes the place of the check directive.
 pub fn parse(bytes: &[u8], scope: Scope, check: Option<CheckOptions>) -> Parsed {
+    if bytes.len() > MAX_SOURCE {
+        let message = format!("there are more than {} MiB of it", MAX_SOURCE >> 20);
+        let error = Diagnostic::error("E0111", Span::default(), message);
+        let error = error.with_help("put data into files of the context, and COPY them");
+        return Parsed { diagnostics: vec![error], ..Parsed::default() };
+    }
     let source = match source::decode(bytes) {
         Ok(source) => source,
         Err(diagnostic) => return Parsed { diagnostics: vec![diagnostic], ..Parsed::default() },
@@ -41,15 +47,16 @@ pub fn parse(bytes: &[u8], scope: Scope, check: Option<CheckOptions>) -> Parsed 
         seen: Vec::new(),
         top: Top::Directives,
         instructions: Vec::new(),
+        words: 0,
         comments: Vec::new(),
-        comment_spans: Vec::new(),
+        comment_spans: Comments::default(),
         diagnostics: Vec::new(),
         in_stage: scope == Scope::Trigger,
     };
     parser.run();
     let Parser { directives, instructions, comment_spans, mut diagnostics, .. } = parser;
     // Where the bytes are wrong everything else is only noise.
-    let damage = source.damage(&comment_spans);
+    let damage = source.damage(&comment_spans.spans);
     let dockerfile = Dockerfile { source: source.text, directives, instructions };
     if !damage.is_empty() {
         return Parsed { dockerfile, diagnostics: damage };
@@ -82,13 +89,33 @@ struct Parser<'a> {
     seen: Vec<&'static str>,
     top: Top,
     instructions: Vec<Instruction>,
+    /// Words and comments so far.
+    words: usize,
     /// The comments since the last instruction.
     comments: Vec<Word>,
-    comment_spans: Vec<Span>,
+    comment_spans: Comments,
     diagnostics: Vec<Diagnostic>,
     /// A FROM was seen, or something that may have been meant as one.
     in_stage: bool,
 }
+
+/// The largest source, bytes: a Dockerfile is read whole, and several times over. (BuildKit takes what fits
+/// into one message, 16 MiB, in lines of 64 KiB.)
+pub const MAX_SOURCE: usize = 4 << 20;
+
+/// The most instructions. Overlay mounts of Linux take a few hundred layers, and what is generated has some
+/// thousands of lines.
+const MOST_INSTRUCTIONS: usize = 20_000;
+
+/// The most words of one instruction, of whatever kind: each has its place, and maybe a warning. A command of
+/// the shell that has more is longer than what Linux takes as one argument (128 KiB).
+const MOST_WORDS: usize = 65_536;
+
+/// The most words and comments of a file.
+const MOST_WORDS_OF_FILE: usize = 262_144;
+
+/// More warnings than these are not kept.
+pub const MOST_WARNINGS: usize = 10_000;
 
 /// More errors than these are of no use to anybody: the file is no Dockerfile.
 const MOST_PROBLEMS: usize = 1000;
@@ -96,25 +123,63 @@ const MOST_PROBLEMS: usize = 1000;
 const DIRECTIVES: [&str; 3] = ["syntax", "escape", "check"];
 
 impl Parser<'_> {
+    /// Counts what would take too much memory, and says what there is too much of.
+    fn count(&mut self, text: &str) -> Result<(), String> {
+        let words = words(text);
+        self.words += words;
+        if words > MOST_WORDS {
+            return Err(format!("{MOST_WORDS} words in one instruction"));
+        }
+        if self.words > MOST_WORDS_OF_FILE {
+            return Err(format!("{MOST_WORDS_OF_FILE} words and comments"));
+        }
+        if self.instructions.len() == MOST_INSTRUCTIONS {
+            return Err(format!("{MOST_INSTRUCTIONS} instructions"));
+        }
+        Ok(())
+    }
+
     fn run(&mut self) {
         let (mut seen, mut errors) = (0, 0);
         while let Some(physical) = self.reader.read() {
             let text = self.reader.text(physical).trim_start();
             let start = physical.end - text.len();
             if let Some(comment) = text.strip_prefix('#') {
-                self.comment(comment, Span::new(start, physical.end));
+                self.words += 1;
+                if self.words <= MOST_WORDS_OF_FILE {
+                    self.comment(comment, Span::new(start, physical.end));
+                }
                 continue;
             }
             self.top = Top::Done;
-            if !text.is_empty() {
-                self.instruction(physical);
-            }
+            let enough = match text.is_empty() {
+                true => Ok(()),
+                false => self.instruction(physical),
+            };
             errors += self.diagnostics[seen..].iter().filter(|found| found.is_error()).count();
+            if self.diagnostics.len() > MOST_WARNINGS + errors {
+                let mut warnings = 0;
+                self.diagnostics.retain(|found| {
+                    warnings += usize::from(!found.is_error());
+                    found.is_error() || warnings <= MOST_WARNINGS
+                });
+            }
             seen = self.diagnostics.len();
-            if errors > MOST_PROBLEMS {
-                let error = "too many errors; what follows this line was not read";
+            let stop = match enough {
+                Err(what) => {
+                    let error = format!("there are more than {what}");
+                    let help = "put data into files of the context, and COPY them";
+                    Some(("E0111", error, help))
+                }
+                Ok(()) if errors > MOST_PROBLEMS => {
+                    let error = "too many errors; what follows this line was not read".to_owned();
+                    Some(("E0110", error, "mend the first ones; is this a Dockerfile?"))
+                }
+                Ok(()) => None,
+            };
+            if let Some((code, error, help)) = stop {
                 let span = Span::new(start, physical.end);
-                self.diagnostics.push(Diagnostic::error("E0110", span, error));
+                self.diagnostics.push(Diagnostic::error(code, span, error).with_help(help));
                 return;
             }
         }
@@ -133,8 +198,8 @@ impl Parser<'_> {
 
     /// Looks at a comment line, which may be a directive.
     fn comment(&mut self, comment: &str, span: Span) {
-        self.comment_spans.push(span);
-        let first = span.start <= 3 && self.comment_spans.len() == 1;
+        self.comment_spans.push(self.reader.source, span);
+        let first = span.start <= 3 && self.comment_spans.count == 1;
         if first && comment.starts_with('!') {
             self.top = Top::AfterShebang;
             return;
@@ -212,17 +277,18 @@ impl Parser<'_> {
         }
     }
 
-    /// Understands the instruction that begins at a line.
-    fn instruction(&mut self, first: Physical) {
+    /// Understands the instruction that begins at a line. Fails when there is too much of something.
+    fn instruction(&mut self, first: Physical) -> Result<(), String> {
         let escape = self.directives.escape;
-        let line = Line::read(&mut self.reader, first, escape);
-        self.comment_spans.extend_from_slice(&line.comments);
+        let mut line = Line::read(&mut self.reader, first, escape);
+        self.comment_spans.append(std::mem::take(&mut line.comments));
+        self.count(&line.text)?;
         let parts = Parts::split(&line, 0..line.text.len(), escape);
         if parts.keyword.is_empty() {
             let error = "a line continuation without an instruction";
             let span = Span::new(first.start, first.end);
             self.diagnostics.push(Diagnostic::error("E0201", span, error));
-            return;
+            return Ok(());
         }
         let is_onbuild = parts.name == Some("ONBUILD");
         let inner = is_onbuild.then(|| Parts::split(&line, parts.rest.clone(), escape));
@@ -258,6 +324,7 @@ impl Parser<'_> {
             check,
             command: command.unwrap_or(Command::Invalid),
         });
+        Ok(())
     }
 
     /// Reports the first instruction that stands before FROM.
@@ -444,6 +511,18 @@ impl Parser<'_> {
         };
         error.with_help(help)
     }
+}
+
+/// Counts what blanks and commas separate: words, flags, fields of flags, strings of a JSON array.
+fn words(text: &str) -> usize {
+    let separates = |byte: &u8| matches!(byte, b' ' | b'\t'..=b'\r' | b',' | 0xe2..=0xe3);
+    let (mut count, mut within) = (0, false);
+    for byte in text.as_bytes() {
+        let inside = !separates(byte);
+        count += usize::from(inside && !within);
+        within = inside;
+    }
+    count
 }
 
 /// Splits `key = value`, as directives are written: key, value, and the offset of the value.

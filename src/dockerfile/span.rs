@@ -68,7 +68,8 @@ pub struct Spanned<T> {
 /// Finds the line and column of an offset in logarithmic time.
 #[derive(Debug, Clone, Default)]
 pub struct LineIndex {
-    starts: Vec<usize>,
+    /// Half the size of `usize`: a source may hold nothing but line breaks.
+    starts: Vec<u32>,
     len: usize,
 }
 
@@ -76,13 +77,13 @@ impl LineIndex {
     /// Indexes a source.
     pub fn new(source: &str) -> LineIndex {
         let breaks = source.bytes().enumerate().filter(|&(_, byte)| byte == b'\n');
-        let starts = std::iter::once(0).chain(breaks.map(|(at, _)| at + 1)).collect();
+        let starts = std::iter::once(0).chain(breaks.map(|(at, _)| at as u32 + 1)).collect();
         LineIndex { starts, len: source.len() }
     }
 
     /// Gives the line of an offset, counted from 1.
     pub fn line(&self, offset: usize) -> usize {
-        self.starts.partition_point(|&start| start <= offset).max(1)
+        self.starts.partition_point(|&start| start as usize <= offset).max(1)
     }
 
     /// Gives line and column (in characters) of an offset, both counted from 1.
@@ -95,7 +96,7 @@ impl LineIndex {
 
     /// Gives the offset at which a line (counted from 1) begins.
     pub fn start(&self, line: usize) -> usize {
-        self.starts.get(line.saturating_sub(1)).copied().unwrap_or(self.len)
+        self.starts.get(line.saturating_sub(1)).map_or(self.len, |&start| start as usize)
     }
 
     /// Gives the range of a line (counted from 1) without its line break.

@@ -202,7 +202,7 @@ impl Platform {
             return None;
         }
         // A worse variant is worse than any difference of versions.
-        Some(variant * 4 + version)
+        Some(variant.saturating_mul(4).saturating_add(version))
     }
 }
 
@@ -241,14 +241,14 @@ fn arm64_rank(want: Option<&str>, have: Option<&str>) -> Option<u32> {
     };
     let level = |(major, minor): (u32, u32)| match major {
         8 => Some(minor),
-        9 => Some(minor + 5),
+        9 => Some(minor.saturating_add(5)),
         _ => None,
     };
     let (want, have) = (parse(want)?, parse(have)?);
     let distance = level(want)?.checked_sub(level(have)?)?;
     let older = want.0.checked_sub(have.0)?;
     // Between two of the same level, the one of the wanted major version is better.
-    Some(distance * 2 + older)
+    Some(distance.saturating_mul(2).saturating_add(older))
 }
 
 /// Ranks versions of the operating system.
@@ -337,6 +337,22 @@ impl fmt::Display for Platform {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn variants_of_any_size_are_compared() {
+        let huge = u32::MAX;
+        for (want, have) in [
+            (format!("linux/arm64/v9.{huge}"), "linux/arm64/v8".to_owned()),
+            (format!("linux/arm64/v8.{huge}"), format!("linux/arm64/v9.{huge}")),
+            (format!("linux/arm/v{huge}"), "linux/arm/v5".to_owned()),
+            (format!("linux/amd64/v{huge}"), "linux/amd64".to_owned()),
+        ] {
+            let platform = |text: &str| text.parse::<Platform>().expect("a platform");
+            let (want, have) = (platform(&want), platform(&have));
+            assert!(want.rank(&have).is_none_or(|rank| rank > 0));
+            assert_eq!(want.rank(&want), Some(0));
+        }
+    }
 
     #[test]
     fn spellings_are_normalised() {

@@ -134,6 +134,10 @@ impl Reference {
     pub fn familiar(&self) -> String {
         let name = match self.repository.strip_prefix("library/") {
             _ if self.registry != DOCKER_HUB => self.name(),
+            // It would be taken for an image id.
+            Some(rest) if self.suffix().is_empty() && Digest::from_hex(rest).is_some() => {
+                self.name()
+            }
             Some(rest) if !rest.contains('/') => rest.to_owned(),
             // What looks like a registry would be taken for one.
             _ if self.repository.split_once('/').is_some_and(|(first, _)| is_registry(first)) => {
@@ -302,6 +306,7 @@ mod tests {
     #[test]
     fn names_are_normalised() {
         let digest = format!("alpine@sha256:{HEX}");
+        let hexadecimal = format!("docker.io/library/{HEX}");
         let both = format!("quay.io/a/b:1@sha256:{HEX}");
         let full = format!("docker.io/library/alpine@sha256:{HEX}");
         // Text; full form; short form.
@@ -322,6 +327,7 @@ mod tests {
             ("docker.io/a.b/c", "docker.io/a.b/c", "docker.io/a.b/c"),
             ("docker.io/localhost/c", "docker.io/localhost/c", "docker.io/localhost/c"),
             (&digest, &full, &digest),
+            (&hexadecimal, &hexadecimal, &hexadecimal),
             (&both, &both, &both),
         ];
         for (text, full, familiar) in table {

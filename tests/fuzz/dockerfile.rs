@@ -153,7 +153,8 @@ pub fn expansion(mut data: &[u8]) {
             assert!(!expanded.unset.contains(name), "{name:?} is set and is not");
         }
         assert!(expanded.unset.iter().all(|name| !variables.contains_key(name)));
-        assert!(expanded.words.iter().all(|word| expanded.text.contains(word.as_str())));
+        let length: usize = expanded.words.iter().map(String::len).sum();
+        assert!(length <= expanded.text.len(), "words make {length} bytes");
     }
     if let Ok(expanded) = &all[0]
         && !word.contains(['$', '\'', '"', '\\', '`'])

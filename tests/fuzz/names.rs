@@ -23,6 +23,10 @@ pub fn reference(data: &[u8]) {
         let normal = platform.clone().normalized();
         assert_eq!(normal.clone().normalized(), normal, "{platform:?} is normalised in two steps");
         assert!(platform.rank(&platform).is_some(), "{platform:?} does not fit itself");
+        for other in ["linux/arm64/v9.5", "linux/arm/v6", "linux/amd64/v2", "linux/riscv64"] {
+            let other: Platform = other.parse().expect("a platform");
+            let _ = (platform.rank(&other), other.rank(&platform));
+        }
         assert!(!platform.dir_name().contains('/'), "{platform:?}");
     }
 }

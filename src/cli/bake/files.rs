@@ -34,7 +34,7 @@ pub fn read(args: &BakeArgs, env: &Environment) -> Result<Vec<File>> {
     };
     let read = |name: &str| -> Result<Vec<u8>> {
         // One byte more than is allowed tells a large file from one that fits.
-        let limit = bake::syntax::MAX_FILE as u64 + 1;
+        let limit = bake::MAX_JSON as u64 + 1;
         let mut bytes = Vec::new();
         let result = match name {
             "-" => std::io::stdin().take(limit).read_to_end(&mut bytes),
