@@ -160,7 +160,7 @@ impl Environment {
         }
         sources.extend(self.credential_files().into_iter().map(CredentialSource::File));
         let tls_ca = self.certificates(args)?;
-        let options = crate::registry::Options {
+        let mut options = crate::registry::Options {
             insecure: args.insecure_registry.clone(),
             tls_ca,
             cert_dirs: registries::certificate_dirs(self),
@@ -171,6 +171,9 @@ impl Environment {
             retries,
             ..crate::registry::Options::default()
         };
+        if let Some(text) = self.variable(super::network::VARIABLE) {
+            super::network::apply(&text, &mut options)?;
+        }
         Client::new(options)
             .map(Arc::new)
             .map_err(|error| Report::of(Exit::Usage, "cannot set up the registry client", &error))

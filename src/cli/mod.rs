@@ -25,6 +25,7 @@ mod inspect;
 mod load;
 mod login;
 mod minishell;
+mod network;
 pub mod options;
 pub mod output;
 mod plan;

@@ -82,6 +82,8 @@ mod progress;
 mod registry;
 /// registries.conf, certs.d, short names.
 mod registry_config;
+/// Registries behind lines and proxies that break everything.
+mod registry_faults;
 /// login and logout.
 mod registry_login;
 /// Same inputs, same bytes.

@@ -17,6 +17,7 @@ pub mod fake_docker;
 pub mod fake_registry;
 pub mod image;
 pub mod layout;
+pub mod proxy;
 pub mod repository;
 pub mod seccomp;
 pub mod tools;

@@ -54,8 +54,9 @@ pub(super) struct Upload<'a, 'o> {
     asked: u64,
     /// Whether a broken session is asked how far it is.
     resumes: bool,
-    /// Whether a session was gone on with, so that what the registry has may be wrong.
-    resumed: bool,
+    /// Whether a request broke in this session: then what the registry has may be wrong, the more
+    /// as it may still be busy with that request.
+    doubtful: bool,
     expect: bool,
     /// Since the upload last got on.
     failures: u32,
@@ -109,7 +110,7 @@ impl<'a, 'o> Upload<'a, 'o> {
             too_large: false,
             asked: 0,
             resumes: true,
-            resumed: false,
+            doubtful: false,
             expect: true,
             failures: 0,
             unauthorized: false,
@@ -148,6 +149,7 @@ impl<'a, 'o> Upload<'a, 'o> {
 
     /// Opens a session, or has the blob mounted.
     fn begin(&mut self) -> Result<Step> {
+        self.doubtful = false;
         let mount = self.mount.take();
         match start(self.client, self.repository, self.descriptor, mount)? {
             Started::Mounted => Ok(Step::Done(Pushed::Mounted)),
@@ -182,7 +184,6 @@ impl<'a, 'o> Upload<'a, 'o> {
         }
         session.offset = offset;
         session.sure = true;
-        self.resumed |= offset > 0;
         self.got(offset);
         Ok(Step::Next)
     }
@@ -306,6 +307,7 @@ impl<'a, 'o> Upload<'a, 'o> {
             return Ok(None);
         };
         let (asking, offset, sent) = (!session.sure, session.offset, session.sent);
+        let doubtful = std::mem::replace(&mut self.doubtful, sent);
         session.sure = false;
         let status = match &error {
             Error::Status { status, .. } => *status,
@@ -350,13 +352,12 @@ impl<'a, 'o> Upload<'a, 'o> {
             }
             // It does not know how to go on, or went on wrongly. All at once it may know.
             _ if self.resumes
-                && (asking || self.resumed || !self.too_large && self.limit.is_some()) =>
+                && (asking || doubtful || !self.too_large && self.limit.is_some()) =>
             {
                 self.resumes = false;
                 if !self.too_large {
                     self.limit = None;
                 }
-                self.resumed = false;
                 self.session = None;
                 self.pause_unless(asking, error)?;
             }
