@@ -528,8 +528,9 @@ pub enum ListFormat {
 /// `lapstrake push`
 #[derive(Debug, Args)]
 pub struct PushArgs {
-    /// Image of the store; its name says which registry it goes to
-    pub name: String,
+    /// Images of the store; their names say which registries they go to
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
     /// Take along what refers to the image: signatures, SBOMs (OCI 1.1 referrers)
     #[arg(long)]
     pub referrers: bool,

@@ -162,9 +162,7 @@ pub fn export_all(
         }
         if plan.push {
             let referrers = !made.referrers.is_empty();
-            for tag in &plan.tags {
-                super::push::push(env, build.store, client, tag, referrers, build.watch)?;
-            }
+            super::push::push(env, build.store, client, &plan.tags, referrers, build.watch)?;
         }
     }
     for (number, output, made) in registries {

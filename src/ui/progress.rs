@@ -135,6 +135,39 @@ struct PlainStep {
     started: Duration,
     rest: Vec<u8>,
     told: BTreeMap<String, u64>,
+    moving: BTreeMap<String, Moving>,
+}
+
+/// Something that is transferred.
+struct Moving {
+    /// When it was first heard of, and how much of it was there then.
+    first: (Duration, u64),
+    last: (Duration, u64),
+    total: Option<u64>,
+}
+
+impl Moving {
+    fn new(at: Duration, done: u64, total: Option<u64>) -> Moving {
+        Moving { first: (at, done), last: (at, done), total }
+    }
+
+    /// Notes how far it is.
+    fn to(&mut self, at: Duration, done: u64, total: Option<u64>) {
+        self.last = (at, done.max(self.last.1));
+        self.total = total;
+    }
+}
+
+impl std::fmt::Display for Moving {
+    /// `1.0 MB / 5.0 MB 2.1 MB/s`: bytes so far, in all, and the rate from the start.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&text::size(self.last.1))?;
+        if let Some(total) = self.total {
+            write!(f, " / {}", text::size(total))?;
+        }
+        let (bytes, took) = (self.last.1 - self.first.1, self.last.0.saturating_sub(self.first.0));
+        f.write_str(&text::rate(bytes, took))
+    }
 }
 
 #[derive(Default)]
@@ -200,6 +233,10 @@ impl View for Plain {
             Event::Progress { step, item, done, total } => {
                 let number = self.number(*step);
                 let known = self.steps.entry(*step).or_default();
+                let moving = known.moving.entry(item.clone());
+                let moving = moving.or_insert_with(|| Moving::new(at, *done, *total));
+                moving.to(at, *done, *total);
+                let line = format!("#{number} {item} {moving}\n");
                 let finished = *total == Some(*done);
                 let last = known.told.get(item).copied().unwrap_or(0);
                 // A line for every 50 MB and for the end of each item is enough on a pipe.
@@ -212,8 +249,7 @@ impl View for Plain {
                 if !finished {
                     known.told.insert(item.clone(), *done);
                 }
-                let total = total.map(|total| format!(" / {}", text::size(total)));
-                format!("#{number} {item} {}{}\n", text::size(*done), total.unwrap_or_default())
+                line
             }
             Event::Finished { step, took } => {
                 let mut out = self.lines(*step, b"", at, true);
@@ -252,7 +288,7 @@ struct LiveStep {
     state: State,
     started: Duration,
     tail: Vec<Vec<u8>>,
-    moving: BTreeMap<String, (u64, Option<u64>)>,
+    moving: BTreeMap<String, Moving>,
 }
 
 /// Lines of output shown below a running step.
@@ -314,10 +350,8 @@ impl Live {
                 _ => line,
             });
             if step.state == State::Running {
-                for (item, (done, total)) in &step.moving {
-                    let total = total.map(|total| format!(" / {}", text::size(total)));
-                    let line =
-                        format!(" => => {item} {}{}", text::size(*done), total.unwrap_or_default());
+                for (item, moving) in &step.moving {
+                    let line = format!(" => => {item} {moving}");
                     lines.push(text::fit(&line, self.width.saturating_sub(1)));
                 }
                 for line in &step.tail {
@@ -387,7 +421,9 @@ impl View for Live {
             }
             Event::Progress { step, item, done, total } => {
                 if let Some(step) = self.step(*step) {
-                    step.moving.insert(item.clone(), (*done, *total));
+                    let moving = step.moving.entry(item.clone());
+                    let moving = moving.or_insert_with(|| Moving::new(at, *done, *total));
+                    moving.to(at, *done, *total);
                 }
                 urgent = false;
             }
@@ -504,6 +540,41 @@ mod tests {
         assert!(text.contains(" => [a 1/2] RUN make (emulated)"), "{text}");
         assert!(text.contains(" => CACHED [a 2/2] RUN x"), "{text}");
         assert!(text.contains("(2/2)"), "{text}");
+    }
+
+    #[test]
+    fn transfers_have_a_rate() {
+        let moves = |view: &mut dyn View| {
+            let tell = |view: &mut dyn View, at: u64, done: u64| {
+                let (item, total) = ("sha256:ab".to_owned(), Some(80_000_000));
+                let event = Event::Progress { step: 1, item, done, total };
+                view.event(&event, Duration::from_millis(at))
+            };
+            view.event(
+                &Event::Planned {
+                    step: 1,
+                    work: Work::Export,
+                    name: "pushing app".into(),
+                    emulated: false,
+                },
+                Duration::ZERO,
+            );
+            view.event(&Event::Started { step: 1 }, Duration::ZERO);
+            let mut out = tell(view, 0, 0);
+            out += &tell(view, 500, 20_000_000);
+            // What comes again does not count back.
+            out += &tell(view, 1000, 10_000_000);
+            out += &tell(view, 2000, 60_000_000);
+            out += &tell(view, 4000, 80_000_000);
+            out
+        };
+        assert_eq!(
+            moves(&mut Plain::default()),
+            "#1 sha256:ab 60.0 MB / 80.0 MB 30.0 MB/s\n#1 sha256:ab 80.0 MB / 80.0 MB 20.0 MB/s\n"
+        );
+        let mut live = Live::new(false, (80, 24));
+        let text = moves(&mut live);
+        assert!(text.contains(" => => sha256:ab 20.0 MB / 80.0 MB 40.0 MB/s"), "{text}");
     }
 
     #[test]

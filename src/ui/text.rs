@@ -26,6 +26,15 @@ pub fn size(bytes: u64) -> String {
     if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
+/// Writes a transfer rate with a space in front, as ` 12.3 MB/s`; nothing when it was over too soon
+/// to tell.
+pub fn rate(bytes: u64, took: Duration) -> String {
+    if bytes == 0 || took < Duration::from_millis(100) {
+        return String::new();
+    }
+    format!(" {}/s", size((bytes as f64 / took.as_secs_f64()) as u64))
+}
+
 /// Makes the output of a program safe to print: control characters (but tabs) become visible, bytes
 /// that are not UTF-8 are replaced. With `colour` the codes that set colours stay.
 pub fn printable(bytes: &[u8], colour: bool) -> String {

@@ -86,6 +86,8 @@ mod registry_config;
 mod registry_faults;
 /// login and logout.
 mod registry_login;
+/// What a push sends, and where it puts names.
+mod registry_push;
 /// Same inputs, same bytes.
 mod reproducible;
 /// What a RUN sees, and what it leaves.
