@@ -110,16 +110,22 @@ impl<'a> Bases<'a> {
         })?;
         match parsed {
             ImageName::Store(reference) => {
-                let short = self.client.short_name(name).map_err(|error| ResolveError {
-                    message: chain(&error),
-                    hint: None,
-                    exit: ResolveExit::Usage,
-                })?;
+                let short = match self.client.short_name(name) {
+                    Ok(None) => return self.by_reference(&reference),
+                    Ok(Some(short)) => Ok(short),
+                    Err(error) => Err(chain(&error)),
+                };
+                // What the store has goes first: it may be of this user's own making.
+                if let Some(root) = self.local(&reference) {
+                    return Ok(root);
+                }
                 match short {
-                    None => self.by_reference(&reference),
-                    Some(short) => {
+                    Ok(short) => {
                         let origin = short.origin.display().to_string();
-                        self.by_short_name(name, &reference, &short.candidates, &origin)
+                        self.by_short_name(name, &short.candidates, &origin)
+                    }
+                    Err(message) => {
+                        Err(ResolveError { message, hint: None, exit: ResolveExit::Usage })
                     }
                 }
             }
@@ -133,21 +139,19 @@ impl<'a> Bases<'a> {
         }
     }
 
-    /// Opens what configuration (`origin`) makes of a short name. What the store has under Docker's
-    /// meaning of it (`reference`) goes first: it may be of this user's own making.
+    /// Opens an image of the store, unless its registry must be asked.
+    fn local(&self, reference: &Reference) -> Option<Root> {
+        let first = self.offline || matches!(self.pull, Pull::Missing | Pull::Never);
+        first.then(|| self.stored(&reference.clone().with_default_tag())).flatten()
+    }
+
+    /// Opens what configuration (`origin`) makes of a short name.
     fn by_short_name(
         &mut self,
         name: &str,
-        reference: &Reference,
         candidates: &[Reference],
         origin: &str,
     ) -> Result<Root, ResolveError> {
-        if self.offline || matches!(self.pull, Pull::Missing | Pull::Never) {
-            let reference = reference.clone().with_default_tag();
-            if let Some(root) = self.stored(&reference) {
-                return Ok(root);
-            }
-        }
         let mut last = None;
         let mut messages = Vec::new();
         for candidate in candidates {

@@ -88,6 +88,13 @@ fn required(path: &Path) -> ConfFile {
 fn optional(path: &Path, kind: ConfKind) -> Option<ConfFile> {
     let text = match std::fs::read_to_string(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+        // What Podman wrote down for another user. (In a user namespace everybody looks like root.)
+        Err(error)
+            if kind == ConfKind::Aliases
+                && error.kind() == std::io::ErrorKind::PermissionDenied =>
+        {
+            return None;
+        }
         text => text.map_err(|error| error.to_string()),
     };
     Some(ConfFile { path: path.to_owned(), text, kind })

@@ -198,6 +198,8 @@ story!(short_names_follow_aliases_and_searches : user, |env| {
     configure(env, &format!(
         "short-name-mode = \"enforcing\"\nunqualified-search-registries = [\"{}\", \"{}\"]\n", one.host, two.host
     ));
+    env.dockerfile("FROM box:2\nRUN touch /x\n");
+    env.build_command(["-t", "x"]).ok();
     env.lapstrake(["pull", "tools:1"]).fails(2).says(&format!("{}/tools or {}/tools", one.host, two.host));
     env.dockerfile("FROM other:1\n");
     env.build_command(["-t", "x"]).fails(2).says("enforcing");
