@@ -4,6 +4,7 @@
 //! its registry, as `--pull` and `--offline` allow. Each name is resolved to one digest a build, so
 //! that all platforms come from the same index even when the tag moves meanwhile.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -74,6 +75,9 @@ pub struct Bases<'a> {
     roots: HashMap<String, Root>,
     /// What short names turned out to be.
     short_names: HashMap<String, Reference>,
+    /// Roots of registries whose names the store does not have yet: a name is kept when what it
+    /// leads to was found to be an image.
+    unnamed: RefCell<HashMap<Digest, Reference>>,
 }
 
 impl<'a> Bases<'a> {
@@ -89,6 +93,7 @@ impl<'a> Bases<'a> {
             sources: Vec::new(),
             roots: HashMap::new(),
             short_names: HashMap::new(),
+            unnamed: RefCell::default(),
         }
     }
 
@@ -219,17 +224,8 @@ impl<'a> Bases<'a> {
         }
         let source = transport::registry_source(&self.client, &reference);
         let root = source.root().map_err(|error| failed(&error, Some(&reference)))?;
-        // Later builds with --pull=missing find it there, and fetch only what they lack.
-        let kept = self
-            .store
-            .blobs()
-            .put(&root.1)
-            .and_then(|_| self.store.images().set(&[(reference.to_string(), root.0.clone())]));
-        kept.map_err(|error| ResolveError {
-            message: chain(&error),
-            hint: None,
-            exit: ResolveExit::Damaged,
-        })?;
+        self.store.blobs().put(&root.1).map_err(unusable)?;
+        self.unnamed.borrow_mut().insert(root.0.digest, reference);
         Ok((Arc::from(source), root.0, root.1))
     }
 
@@ -241,6 +237,7 @@ impl<'a> Bases<'a> {
             hint: None,
             exit: ResolveExit::Damaged,
         };
+        let named = root.clone();
         let (descriptor, bytes) = if media_type::is_index(&root.media_type) {
             let index: Index =
                 serde_json::from_slice(&bytes).map_err(|error| damaged("index", error))?;
@@ -256,15 +253,13 @@ impl<'a> Bases<'a> {
         let config = self.config(source.as_ref(), &manifest.config)?;
         let parsed: ImageConfig =
             serde_json::from_slice(&config).map_err(|error| damaged("config", error))?;
-        let store = |bytes: &[u8]| {
-            self.store.blobs().put(bytes).map_err(|error| ResolveError {
-                message: chain(&error),
-                hint: None,
-                exit: ResolveExit::Damaged,
-            })
-        };
-        store(&config)?;
-        store(&bytes)?;
+        self.store.blobs().put(&config).map_err(unusable)?;
+        self.store.blobs().put(&bytes).map_err(unusable)?;
+        if let Some(reference) = self.unnamed.get_mut().remove(&named.digest) {
+            // Later builds with --pull=missing find it there, and fetch only what they lack.
+            let name = (reference.to_string(), named);
+            self.store.images().set(&[name]).map_err(unusable)?;
+        }
         let own = Platform {
             os: parsed.os.clone(),
             architecture: parsed.architecture.clone(),
@@ -445,4 +440,9 @@ pub fn is_image(source: &str) -> bool {
 /// Makes a path absolute.
 pub fn absolute(cwd: &Path, path: &str) -> PathBuf {
     cwd.join(path)
+}
+
+/// Tells of a store that cannot be written.
+fn unusable(error: crate::store::Error) -> ResolveError {
+    ResolveError { message: chain(&error), hint: None, exit: ResolveExit::Damaged }
 }

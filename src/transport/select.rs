@@ -1,17 +1,22 @@
 //! Chooses the image for a platform out of an index.
 
+use std::collections::HashSet;
+
 use super::Source;
 use super::copy::read_small;
 use super::error::{Error, Result};
 use crate::oci::manifest::MAX_DEPTH;
-use crate::oci::{Descriptor, Document, ImageConfig, Index, Platform, media_type};
+use crate::oci::{Descriptor, Digest, Document, ImageConfig, Index, Platform, media_type};
+
+/// The most entries that are read for their platform; images that say none have a few.
+const MAX_READ: usize = 1000;
 
 /// Gives the images of an index, those of nested indexes included, each with its platform.
 /// Attestations and other artifacts are left out. Where an entry does not say its platform, the
 /// image's config does.
 pub fn children(source: &dyn Source, index: &Index) -> Result<Vec<Descriptor>> {
     let mut out = Vec::new();
-    collect(source, index, 0, &mut out)?;
+    collect(source, index, 0, &mut HashSet::new(), &mut out)?;
     Ok(out)
 }
 
@@ -60,6 +65,7 @@ fn collect(
     source: &dyn Source,
     index: &Index,
     depth: usize,
+    read: &mut HashSet<Digest>,
     out: &mut Vec<Descriptor>,
 ) -> Result<()> {
     if depth > MAX_DEPTH {
@@ -80,6 +86,15 @@ fn collect(
             out.push(entry.clone());
             continue;
         }
+        // The same one again is the same image. Indexes of indexes that name one another many times
+        // would cost requests without end.
+        if !read.insert(entry.digest) {
+            continue;
+        }
+        if read.len() > MAX_READ {
+            let reason = format!("more than {MAX_READ} of its entries do not say their platform");
+            return Err(Error::Damaged { place: source.describe(), reason });
+        }
         let bytes = source.manifest(entry)?;
         let document =
             Document::parse(&bytes, &entry.media_type).map_err(|error| Error::Document {
@@ -88,7 +103,7 @@ fn collect(
                 source: error,
             })?;
         match document {
-            Document::Index(nested) => collect(source, &nested, depth + 1, out)?,
+            Document::Index(nested) => collect(source, &nested, depth + 1, read, out)?,
             Document::Manifest(manifest) if manifest.is_image() => {
                 let config = read_small(source, &manifest.config)?;
                 let config = ImageConfig::parse(&config).map_err(|error| Error::Json {

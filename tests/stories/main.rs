@@ -84,6 +84,8 @@ mod registry;
 mod registry_config;
 /// Registries behind lines and proxies that break everything.
 mod registry_faults;
+/// Registries that mean ill.
+mod registry_hostile;
 /// login and logout.
 mod registry_login;
 /// What a push sends, and where it puts names.
