@@ -614,6 +614,18 @@ impl Sink for ArchiveSink {
         state.add(&blob_name(&descriptor.digest), descriptor.size, &mut reader)
     }
 
+    fn put_blob_from(
+        &self,
+        descriptor: &Descriptor,
+        _origin: Option<&Reference>,
+        open: &mut OpenBlob<'_>,
+    ) -> Result<()> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = state.out.path().display().to_string();
+        let mut reader = Verified::size_only(open(0)?, descriptor, &place);
+        state.add(&blob_name(&descriptor.digest), descriptor.size, &mut reader)
+    }
+
     fn put_manifest(&self, descriptor: &Descriptor, bytes: &[u8]) -> Result<()> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if self.docker {

@@ -16,6 +16,7 @@ pub struct Verified<R> {
     size: u64,
     count: u64,
     hasher: Option<Hasher>,
+    ended: bool,
 }
 
 impl<R: Read> Verified<R> {
@@ -28,7 +29,13 @@ impl<R: Read> Verified<R> {
             size: descriptor.size,
             count: 0,
             hasher: Some(Hasher::new()),
+            ended: false,
         }
+    }
+
+    /// Verifies the size alone: `inner` verifies the digest, and the same bytes need no second one.
+    pub fn size_only(inner: R, descriptor: &Descriptor, place: &str) -> Verified<R> {
+        Verified { hasher: None, ..Verified::new(inner, descriptor, place) }
     }
 
     fn wrong_size(&self) -> io::Error {
@@ -52,14 +59,12 @@ impl<R: Read> Read for Verified<R> {
             if let Some(hasher) = &mut self.hasher {
                 hasher.update(&buffer[..count]);
             }
-        } else if !buffer.is_empty()
-            && let Some(hasher) = self.hasher.take()
-        {
+        } else if !buffer.is_empty() && !std::mem::replace(&mut self.ended, true) {
             if self.count != self.size {
                 return Err(self.wrong_size());
             }
-            let found = hasher.finish();
-            if found != self.digest {
+            let found = self.hasher.take().map(Hasher::finish);
+            if let Some(found) = found.filter(|found| *found != self.digest) {
                 return Err(io::Error::other(Error::Digest {
                     place: self.place.clone(),
                     expected: self.digest,
@@ -131,6 +136,14 @@ mod tests {
         check(&good, b"hullo", "content has digest");
         check(&good, b"hell", "has 4 bytes, expected 5");
         check(&good, b"hello!", "has 6 bytes, expected 5");
+        // Of a reader that verifies by itself, the size alone.
+        let size_only = |bytes: &'static [u8]| {
+            read_all(Verified::size_only(bytes, &good, "here"), &good, 100, "here")
+        };
+        assert_eq!(size_only(b"hullo").unwrap(), b"hullo");
+        for bytes in [&b"hell"[..], b"hello!", b""] {
+            assert!(size_only(bytes).unwrap_err().to_string().contains("expected 5"));
+        }
         let large = Descriptor::new("x", good.digest, 101);
         check(&large, b"hello", "limit of 100");
     }

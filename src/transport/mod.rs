@@ -149,8 +149,8 @@ pub trait Sink: Send + Sync {
         Ok(false)
     }
 
-    /// Stores a blob that a repository has, which the sink may be able to take from there without
-    /// reading it here.
+    /// Stores a blob of a source: `open(0)` gives what [`Source::blob`] gives, a reader that verifies.
+    /// Where a repository has it, the sink may be able to take it from there without reading it here.
     fn put_blob_from(
         &self,
         descriptor: &Descriptor,

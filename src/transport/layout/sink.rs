@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -96,6 +96,17 @@ impl LayoutSink {
             .prefix(TEMPORARY)
             .tempfile_in(dir)
             .map_err(io_error("create a file in", dir))
+    }
+
+    /// Stores a blob whose reader verifies.
+    fn save(&self, path: &Path, reader: &mut dyn Read) -> Result<()> {
+        let mut file = self.temporary(&self.path.join("blobs/sha256"))?;
+        let place = path.display().to_string();
+        pump(reader, &mut file, &place, "content", &mut |_| {}).map_err(|error| match error {
+            PumpError::Read(error) => error,
+            PumpError::Write(source) => io_error("write", path)(source),
+        })?;
+        self.install(file, path)
     }
 
     /// Gives a finished file its name. Layouts are for other tools and users to read, whatever the
@@ -273,17 +284,18 @@ impl Sink for LayoutSink {
 
     fn put_blob(&self, descriptor: &Descriptor, open: &mut OpenBlob<'_>) -> Result<()> {
         let path = self.blob_path(&descriptor.digest);
-        let dir = self.path.join("blobs/sha256");
-        let mut file = self.temporary(&dir)?;
+        self.save(&path, &mut Verified::new(open(0)?, descriptor, &path.display().to_string()))
+    }
+
+    fn put_blob_from(
+        &self,
+        descriptor: &Descriptor,
+        _origin: Option<&Reference>,
+        open: &mut OpenBlob<'_>,
+    ) -> Result<()> {
+        let path = self.blob_path(&descriptor.digest);
         let place = path.display().to_string();
-        let mut reader = Verified::new(open(0)?, descriptor, &place);
-        pump(&mut reader, &mut file, &place, "content", &mut |_| {}).map_err(
-            |error| match error {
-                PumpError::Read(error) => error,
-                PumpError::Write(source) => io_error("write", &path)(source),
-            },
-        )?;
-        self.install(file, &path)
+        self.save(&path, &mut Verified::size_only(open(0)?, descriptor, &place))
     }
 
     /// Takes over a file: by reflink where the file system can, by a hard link where it is the same
