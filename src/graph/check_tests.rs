@@ -255,6 +255,19 @@ fn variables_have_bounds() {
     let text = format!("FROM a\nARG A={long}\nARG B={long}\nARG C=${{A//x/$B}}\n");
     assert_eq!(refused(&text).0, "E0506");
     assert_eq!(refused(&format!("FROM a\nENV A={}\n", "${A:-".repeat(10_000))).0, "E0501");
+    // Many large values; stages that hand all of them down; ranges of all ports.
+    let large = format!("ARG A={}\n", "x".repeat(100_000));
+    let copies = (0..1_000).map(|number| format!("ARG B{number}=$A\n")).collect::<String>();
+    assert_eq!(refused(&format!("{large}{copies}FROM a\n")).0, "E0625");
+    assert_eq!(refused(&format!("FROM a\n{large}{copies}")).0, "E0625");
+    let labels = copies.replace("ARG", "LABEL");
+    assert_eq!(refused(&format!("FROM a\n{large}{labels}")).0, "E0625");
+    let stages = (1..1_000)
+        .map(|number| format!("FROM s{} AS s{number}\nLABEL x=y\n", number - 1))
+        .collect::<String>();
+    assert_eq!(refused(&format!("FROM a AS s0\n{large}RUN x\n{stages}")).0, "E0625");
+    let ports = (1..100).map(|port| format!(" {port}-65535")).collect::<String>();
+    assert_eq!(refused(&format!("FROM a\nEXPOSE{ports}\n")).0, "E0625");
 }
 
 #[test]

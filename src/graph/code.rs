@@ -2,7 +2,7 @@
 //! [`crate::dockerfile::diagnostic::CODES`].
 
 /// Every code that this module gives, with what it means.
-pub const CODES: [(&str, &str); 27] = [
+pub const CODES: [(&str, &str); 28] = [
     ("E0601", "The file holds no stage. Begin one with FROM."),
     ("E0602", "--target names a stage that there is not."),
     (
@@ -49,6 +49,10 @@ pub const CODES: [(&str, &str); 27] = [
         "The source of an ADD is no repository that can be fetched, or its flags contradict each other.",
     ),
     ("E0624", "A stage defines more variables than a program can be given."),
+    (
+        "E0625",
+        "Variables made of each other, and stages that hand them down, make more configuration and history than a build may have: 24 MiB.",
+    ),
     ("E0631", "The step asks for what a build has to be allowed: add --allow as the message says."),
     (
         "E0632",

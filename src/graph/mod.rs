@@ -23,8 +23,10 @@
 
 mod add;
 pub mod args;
+mod budget;
 pub mod check;
 pub mod code;
+mod expose;
 mod history;
 pub mod key;
 pub mod merge;

@@ -8,12 +8,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::dockerfile::expand::Env;
 use crate::dockerfile::{
     Command, Diagnostic, Dockerfile, Instruction, MountType, Span, Stage, Word, suggest,
 };
 use crate::oci::Platform;
 
-use super::plan::set;
+use super::budget::Budget;
+use super::plan::{enough, set};
 use super::{Request, args};
 
 /// What a target can be given.
@@ -68,7 +70,7 @@ pub fn outline(dockerfile: &Dockerfile, request: &Request) -> Result<Outline, Di
                 .with_suggestion(suggest(name, names, true))
         })?,
     };
-    let mut finder = Finder::new(dockerfile, request);
+    let mut finder = Finder::new(dockerfile, request)?;
     let mut walked: BTreeMap<usize, Scope> = BTreeMap::new();
     let needed = needed(dockerfile, &stages, target, &finder.globals);
     for &index in &needed {
@@ -111,7 +113,7 @@ fn needed(
             continue;
         }
         let image = &stages[index].from.image;
-        if let Ok(expanded) = image.expand(&globals.to_vec(), dockerfile.directives.escape) {
+        if let Ok(expanded) = image.expand(&Pairs(globals), dockerfile.directives.escape) {
             todo.extend(base(stages, index, &expanded.text));
         }
         for instruction in stages[index].body {
@@ -121,6 +123,15 @@ fn needed(
         }
     }
     needed
+}
+
+/// Variables that are borrowed.
+struct Pairs<'a>(&'a [(String, String)]);
+
+impl Env for Pairs<'_> {
+    fn get(&self, name: &str) -> Option<&str> {
+        Env::get(self.0, name)
+    }
 }
 
 /// The variables of a stage.
@@ -143,16 +154,18 @@ struct Finder<'a> {
     /// The ARGs above the first FROM.
     known: BTreeMap<String, Known>,
     found: Outline,
+    budget: Budget,
 }
 
 impl<'a> Finder<'a> {
-    fn new(dockerfile: &'a Dockerfile, request: &'a Request) -> Finder<'a> {
+    fn new(dockerfile: &'a Dockerfile, request: &'a Request) -> Result<Finder<'a>, Diagnostic> {
         let host = request.host.clone().unwrap_or_else(Platform::host);
         let target = request.platforms.first().unwrap_or(&host);
         let stage = request.target.clone().unwrap_or_default();
         let globals = args::automatic(&host, target, &stage, &request.build_args);
         let (known, found) = (BTreeMap::new(), Outline::default());
-        let mut finder = Finder { dockerfile, request, globals, known, found };
+        let budget = Budget::default();
+        let mut finder = Finder { dockerfile, request, globals, known, found, budget };
         for (instruction, definition) in dockerfile.global_args() {
             let name = &definition.name.text;
             let mut parts = BTreeSet::new();
@@ -164,6 +177,7 @@ impl<'a> Finder<'a> {
             });
             let value = request.build_args.get(name).cloned().or(default);
             if let Some(value) = &value {
+                finder.set_in_bounds(value, finder.globals.len(), definition.name.span)?;
                 set(&mut finder.globals, name, value.clone());
             }
             let arg = Arg {
@@ -174,23 +188,32 @@ impl<'a> Finder<'a> {
             };
             finder.known.insert(name.clone(), Known { arg, parts });
         }
-        finder
+        Ok(finder)
+    }
+
+    /// Fails when a value, or one variable more, is too much.
+    fn set_in_bounds(&mut self, value: &str, count: usize, span: Span) -> Result<(), Diagnostic> {
+        let within = self.budget.spend(value.len(), span).and_then(|()| enough(count, span));
+        within.map_err(|failure| failure.diagnostic)
     }
 
     fn expand(&self, word: &Word, env: &[(String, String)]) -> String {
         let escape = self.dockerfile.directives.escape;
-        word.expand(&env.to_vec(), escape).map(|expanded| expanded.text).unwrap_or_default()
+        word.expand(&Pairs(env), escape).map(|expanded| expanded.text).unwrap_or_default()
     }
 
     /// Counts a global ARG, and those that it is made of, as used.
     fn use_global(&mut self, name: &str) {
-        if self.found.args.iter().any(|arg| arg.name == name) {
-            return;
+        // No recursion: each may be made of the one before.
+        let mut todo = vec![name.to_owned()];
+        while let Some(name) = todo.pop() {
+            if self.found.args.iter().any(|arg| arg.name == name) {
+                continue;
+            }
+            let Some(known) = self.known.get(&name) else { continue };
+            self.found.args.push(known.arg.clone());
+            todo.extend(known.parts.iter().cloned());
         }
-        let Some(known) = self.known.get(name) else { return };
-        let parts = known.parts.clone();
-        self.found.args.push(known.arg.clone());
-        parts.iter().for_each(|part| self.use_global(part));
     }
 
     fn stage(&mut self, stage: &Stage<'_>, scope: &mut Scope) -> Result<(), Diagnostic> {
@@ -217,6 +240,7 @@ impl<'a> Finder<'a> {
                 for pair in pairs {
                     let name = self.expand(&pair.key, &before);
                     let value = self.expand(&pair.value, &before);
+                    self.set_in_bounds(&value, scope.env.len(), pair.key.span)?;
                     set(&mut scope.env, &name, value);
                 }
             }
@@ -230,6 +254,7 @@ impl<'a> Finder<'a> {
                     let global = self.globals.iter().find(|(key, _)| key == name);
                     let inherited = global.map(|(_, value)| value.clone());
                     if let Some(value) = given.clone().or(default).or(inherited.clone()) {
+                        self.set_in_bounds(&value, scope.env.len(), definition.name.span)?;
                         set(&mut scope.env, name, value);
                     }
                     if !own && inherited.is_some() {

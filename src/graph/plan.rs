@@ -14,6 +14,7 @@ use crate::dockerfile::{
 };
 use crate::oci::{ImageConfig, Platform};
 
+use super::budget::Budget;
 use super::remote::{Remote, printable};
 use super::stage::StageState;
 use super::{
@@ -66,6 +67,7 @@ pub fn plan(
         graph: Graph::default(),
         known: HashMap::new(),
         images: HashMap::new(),
+        budget: Budget::default(),
     };
     let target = planner.target()?;
     check::froms(&mut planner, &platforms[0]);
@@ -114,6 +116,7 @@ pub(super) struct Planner<'a> {
     /// Nodes by the hash of what makes two of them one.
     known: HashMap<u64, Vec<NodeId>>,
     images: HashMap<(String, Platform), Rc<Found>>,
+    pub budget: Budget,
 }
 
 /// What a name stands for; looked up once a platform.
@@ -302,6 +305,7 @@ impl<'a> Planner<'a> {
     ) -> Result<Vec<(String, String)>, Failure> {
         let stage = self.request.target.clone().unwrap_or_default();
         let mut env = args::automatic(&self.host, target, &stage, &self.request.build_args);
+        let mut budget = Budget::default();
         for (_, definition) in self.dockerfile.global_args() {
             let name = &definition.name.text;
             let value = match (build_args.get(name), &definition.default) {
@@ -312,6 +316,7 @@ impl<'a> Planner<'a> {
                 (None, None) => None,
             };
             if let Some(value) = value {
+                budget.spend(value.len(), definition.name.span)?;
                 set(&mut env, name, value);
                 enough(env.len(), definition.name.span)?;
             }

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use crate::dockerfile::expand::Env;
-use crate::dockerfile::value::{parse_port, parse_signal};
+use crate::dockerfile::value::parse_signal;
 use crate::dockerfile::{
     ArgDefinition, ChmodSpec, Command, Diagnostic, Form, Instruction, KeyValue,
     Network as NetworkFlag, Run as RunInstruction, Script, Source, Span, Transfer, Word, expand,
@@ -13,6 +13,7 @@ use crate::oci::config::History;
 use crate::oci::{ImageConfig, Platform};
 
 use super::add::remote_source;
+use super::budget::size;
 use super::history::{declared, healthcheck, quoted, run_history, summary};
 use super::plan::{Base, Failure, Planner, PlatformPlan, enough};
 use super::refuse::refuse_run;
@@ -70,6 +71,15 @@ pub(super) struct Walk<'p, 'a> {
     no_cache: bool,
 }
 
+impl StageState {
+    /// What a copy takes, about, bytes.
+    fn size(&self) -> usize {
+        let labels = &self.config.config.labels;
+        let labels = labels.iter().map(|(name, value)| 100 + name.len() + value.len());
+        size(&self.config.history) + labels.sum::<usize>()
+    }
+}
+
 impl Planner<'_> {
     /// Walks a stage whose earlier stages have been walked.
     pub(super) fn walk_stage(
@@ -113,7 +123,10 @@ impl Planner<'_> {
             Walk { planner: self, plan, index, name, done: usize::from(has_base), total, no_cache };
         for (instruction, triggered) in instructions {
             check::instruction(walk.planner, &state, instruction);
+            let told = state.config.history.len();
             walk.instruction(&mut state, instruction, triggered)?;
+            let told = size(&state.config.history[told..]);
+            walk.planner.budget.spend(told, instruction.span)?;
             state.workdir_set |= matches!(instruction.command, Command::Workdir(_));
         }
         Ok(state)
@@ -128,6 +141,7 @@ impl Planner<'_> {
                 let Some(state) = plan.states.get(stage) else {
                     unreachable!("the base of a stage comes before it");
                 };
+                self.budget.spend(state.size(), self.stages[index].instruction.span)?;
                 let mut state = state.clone();
                 state.cmd_set = false;
                 if prepared.explicit_platform {
@@ -207,7 +221,7 @@ fn scratch(platform: &Platform) -> StageState {
     }
 }
 
-fn push_history(config: &mut ImageConfig, created_by: String, layer: bool) {
+pub(super) fn push_history(config: &mut ImageConfig, created_by: String, layer: bool) {
     config.history.push(History {
         created_by: Some(created_by),
         comment: Some(HISTORY_COMMENT.to_owned()),
@@ -309,11 +323,11 @@ impl Walk<'_, '_> {
         Ok(())
     }
 
-    fn escape(&self) -> crate::dockerfile::Escape {
+    pub(super) fn escape(&self) -> crate::dockerfile::Escape {
         self.planner.dockerfile.directives.escape
     }
 
-    fn expand(&self, state: &StageState, word: &Word) -> Result<String, Failure> {
+    pub(super) fn expand(&self, state: &StageState, word: &Word) -> Result<String, Failure> {
         Ok(word.expand(&state.env, self.escape())?.text)
     }
 
@@ -734,47 +748,6 @@ impl Walk<'_, '_> {
             state.build_args.push((name.clone(), value));
         }
         push_history(&mut state.config, format!("ARG {}", texts.join(" ")), false);
-        Ok(())
-    }
-
-    fn expose(&mut self, state: &mut StageState, words: &[Word]) -> Result<(), Failure> {
-        let mut names = Vec::new();
-        for word in words {
-            let expanded = expand::expand_words(&word.text, &state.env, self.escape())
-                .map_err(|error| word.blame(&error))?;
-            for text in &expanded.words {
-                let range = parse_port(text).map_err(|error| {
-                    Diagnostic::error("E0618", word.span, error.to_string())
-                        .with_help("as EXPOSE 80, EXPOSE 53/udp or EXPOSE 8000-8010")
-                })?;
-                names.extend(range.names());
-            }
-        }
-        push_history(&mut state.config, format!("EXPOSE [{}]", names.join(" ")), false);
-        for name in names {
-            state.config.config.exposed_ports.0.insert(name);
-        }
-        Ok(())
-    }
-
-    fn volume(&mut self, state: &mut StageState, words: &[Word]) -> Result<(), Failure> {
-        let mut names = Vec::new();
-        for word in words {
-            let name = self.expand(state, word)?;
-            if name.is_empty() {
-                return Err(Diagnostic::error(
-                    "E0619",
-                    word.span,
-                    "VOLUME specified can not be an empty string",
-                )
-                .into());
-            }
-            names.push(name);
-        }
-        push_history(&mut state.config, format!("VOLUME [{}]", names.join(" ")), false);
-        for name in names {
-            state.config.config.volumes.0.insert(name);
-        }
         Ok(())
     }
 }

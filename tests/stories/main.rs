@@ -50,6 +50,8 @@ mod flags;
 mod from;
 /// The harness itself.
 mod harness;
+/// What is no Dockerfile at all.
+mod hostile;
 /// .dockerignore.
 mod ignore;
 /// copy and pull.
