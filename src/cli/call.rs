@@ -167,7 +167,12 @@ pub fn of_plan(
         ));
     }
     let found = match planned {
-        Ok(mut graph) => warnings(page.dockerfile, parsed, &mut graph, contexts),
+        Ok(mut graph) => {
+            let found = warnings(page.dockerfile, parsed, &mut graph, contexts);
+            // The process is about to end; freeing each name of thousands of steps takes time.
+            std::mem::forget(graph);
+            found
+        }
         Err(failure) => {
             let mut all = parsed;
             all.push(failure.diagnostic);
@@ -226,9 +231,9 @@ impl Resolver for Lenient<'_, '_> {
 fn check(call: &Call, page: &Page<'_>, found: Vec<Diagnostic>) -> Result<()> {
     let error = found.iter().find(|finding| finding.is_error() && finding.rule.is_none());
     let warnings: Vec<&Diagnostic> = found.iter().filter(|found| found.rule.is_some()).collect();
-    let places = Places::new(page.dockerfile);
-    let lines = LineIndex::new(&page.dockerfile.source);
     if call.json {
+        let places = Places::new(page.dockerfile);
+        let lines = LineIndex::new(&page.dockerfile.source);
         let listed: Vec<Value> = warnings
             .iter()
             .filter_map(|finding| Some((finding.rule?, finding)))

@@ -5,6 +5,7 @@
 //! into a message is stripped of control characters: a Dockerfile cannot talk to the terminal.
 
 use std::borrow::Cow;
+use std::sync::OnceLock;
 
 use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
 
@@ -24,7 +25,8 @@ const CONTEXT: usize = 40;
 pub struct Painter<'a> {
     path: &'a str,
     source: &'a str,
-    lines: LineIndex,
+    /// Made for the first that is drawn: most files have nothing to be said of.
+    lines: OnceLock<LineIndex>,
     renderer: Renderer,
 }
 
@@ -33,7 +35,11 @@ impl<'a> Painter<'a> {
     pub fn new(path: &'a str, source: &'a str, color: bool) -> Painter<'a> {
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
         let renderer = renderer.term_width(MAX_COLUMNS + CONTEXT);
-        Painter { path, source, lines: LineIndex::new(source), renderer }
+        Painter { path, source, lines: OnceLock::new(), renderer }
+    }
+
+    fn lines(&self) -> &LineIndex {
+        self.lines.get_or_init(|| LineIndex::new(self.source))
     }
 
     /// Draws one diagnostic, without a line break at the end.
@@ -44,7 +50,7 @@ impl<'a> Painter<'a> {
         };
         let title = level.primary_title(clean(&diagnostic.message)).id(diagnostic.code);
         let path = clean(self.path);
-        let (line, column) = self.lines.position(self.source, diagnostic.span.start);
+        let (line, column) = self.lines().position(self.source, diagnostic.span.start);
         let origin = Origin::path(path.clone()).line(line).char_column(column);
         let mut group = if self.source.is_empty() {
             title.element(origin)
@@ -84,11 +90,11 @@ impl<'a> Painter<'a> {
 
     /// Copies the lines of a place, cut to what can be shown.
     fn excerpt(&self, span: Span) -> Excerpt {
-        let first = self.lines.line(span.start);
-        let last = self.lines.line(span.end.saturating_sub(1).max(span.start));
+        let first = self.lines().line(span.start);
+        let last = self.lines().line(span.end.saturating_sub(1).max(span.start));
         let mut excerpt = Excerpt { text: String::new(), start: 0, end: 0, cut: false };
         for line in first..=last.min(first + MAX_LINES - 1) {
-            let whole = self.lines.line_span(self.source, line);
+            let whole = self.lines().line_span(self.source, line);
             let (start, end) =
                 (span.start.max(whole.start), span.end.clamp(whole.start, whole.end));
             if line > first {
