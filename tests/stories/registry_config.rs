@@ -2,7 +2,10 @@
 //! asked in which order is held to tables in `registry::endpoint` and `registry::conf`.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use crate::support::layout::Layout;
 use crate::support::tools::{
@@ -282,6 +285,66 @@ story!(a_server_may_show_the_certificate_of_an_authority : user, |env| {
     push().ok();
     configure(env, &format!("[[registry]]\nprefix = \"{}/other\"\ninsecure = true\n", registry.host));
     push().fails(4);
+});
+
+/// A proxy that leads to any place (CONNECT); gives its port and the places that were asked for.
+fn proxy() -> (u16, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    let port = listener.local_addr().expect("it is bound").port();
+    let seen: Arc<Mutex<Vec<String>>> = Arc::default();
+    let told = Arc::clone(&seen);
+    std::thread::spawn(move || {
+        // More connections than one push makes end in a refusal.
+        for client in listener.incoming().take(64).flatten() {
+            let told = Arc::clone(&told);
+            std::thread::spawn(move || relay(client, &told));
+        }
+    });
+    (port, seen)
+}
+
+fn relay(client: TcpStream, told: &Mutex<Vec<String>>) -> Option<()> {
+    let mut reader = BufReader::new(client.try_clone().ok()?);
+    let mut first = String::new();
+    reader.read_line(&mut first).ok()?;
+    let mut line = String::new();
+    while reader.read_line(&mut line).ok()? > 2 {
+        line.clear();
+    }
+    let place = first.strip_prefix("CONNECT ")?.split(' ').next()?.to_owned();
+    told.lock().ok()?.push(place.clone());
+    let server = TcpStream::connect(place).ok()?;
+    let (mut to_client, mut to_server) = (client, server.try_clone().ok()?);
+    to_client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").ok()?;
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut reader, &mut to_server);
+        let _ = to_server.shutdown(Shutdown::Write);
+    });
+    let _ = std::io::copy(&mut &server, &mut to_client);
+    let _ = to_client.shutdown(Shutdown::Both);
+    Some(())
+}
+
+story!(a_proxy_leads_to_registries_with_tls : user, |env| {
+    need_tool!("docker-registry", "openssl");
+    if no_address() {
+        return;
+    }
+    let dir = env.mkdir("tls");
+    let server = certificate(&dir, "server", false, None);
+    let registry = Registry::with_tls(&server, &dir.join("server.key"), None);
+    let (port, seen) = proxy();
+    let name = format!("{}/app:1", registry.host);
+    env.dockerfile("FROM base\nENV a=b\n");
+    env.build_command(["-t", &name]).ok();
+    let push = || {
+        let run = env.lapstrake(["push", "--quiet", &name]);
+        run.env("HTTPS_PROXY", format!("http://127.0.0.1:{port}"))
+    };
+    push().fails(4).says("certificate");
+    push().args(["--tls-ca".as_ref(), server.as_os_str()]).ok();
+    let places = seen.lock().expect("no thread panicked").clone();
+    assert!(places.len() > 1 && places.iter().all(|place| *place == registry.host), "{places:?}");
 });
 
 story!(doctor_tells_which_files_count : user, |env| {
