@@ -122,7 +122,12 @@ fn equal_steps_are_one() {
     );
     assert_eq!(
         whole.chain(&two),
-        ["FROM busybox", "[one stage-0 2/4] COPY a /a", "[one 3/4] RUN make", "[two 4/4] RUN two"]
+        [
+            "FROM busybox",
+            "[one stage-0 2/4] COPY a /a",
+            "[one stage-0 3/4] RUN make",
+            "[two stage-0 4/4] RUN two"
+        ]
     );
     // The base is one image, and each result keeps its own configuration.
     assert_eq!(whole.merge.graph.images.len(), 1);
@@ -162,7 +167,7 @@ fn a_target_that_is_a_base_is_no_image_in_between() {
     let above = whole.add("above", "FROM below\nRUN above\n");
     assert_eq!(
         whole.chain(&above),
-        ["FROM busybox", "[below stage-0 2/2] RUN below", "[above 2/2] RUN above"]
+        ["FROM busybox", "[below stage-0 2/2] RUN below", "[above stage-0 2/2] RUN above"]
     );
     assert!(whole.names().iter().all(|name| !name.contains("FROM below")), "{:?}", whole.names());
     // It inherits the configuration, and its base is the image below all.
