@@ -13,6 +13,9 @@ use crate::dockerfile::Span;
 
 use super::error::{Error, FileId, Place, Result};
 
+/// How deep braces may lie in each other: of some wrong files, the parser reads the inside of each twice.
+const MAX_DEPTH: usize = 16;
+
 /// The most members of one object: the parser looks through all of them for each.
 const MOST_MEMBERS: usize = 4_000;
 
@@ -68,10 +71,9 @@ pub fn place_of(file: FileId, expr: &Expression) -> Place {
 
 /// Reads HCL.
 pub fn parse_hcl(file: FileId, text: &str) -> Result<Body> {
-    if let Some(at) = crowded(text) {
-        let message = format!("an object has more than {MOST_MEMBERS} members");
+    if let Some((at, message)) = unreadable(text) {
         return Err(Error::at("E0701", place(file, Some(at..at + 1)), message)
-            .with_help("split it up, or compute it with a `for`"));
+            .with_help("split it up: variables hold parts, and a `for` computes members"));
     }
     let body: HclBody = text.parse().map_err(|error: hcl_edit::parser::Error| {
         // The parser counts bytes, and stops in the middle of characters.
@@ -90,31 +92,46 @@ fn character(text: &str, offset: usize) -> std::ops::Range<usize> {
     at..text[at..].chars().next().map_or(at, |char| at + char.len_utf8())
 }
 
-/// Finds the brace of an object or block with too many members. Looks at signs only: the strings of
-/// templates within templates are taken for something else, which can only count them elsewhere.
-fn crowded(text: &str) -> Option<usize> {
-    let mut open: Vec<(usize, usize)> = vec![(0, 0)];
+/// Finds the brace of an object or block that is too deep or has too many members. Looks at signs only: text
+/// of heredocs is taken for expressions, which can only count too much.
+fn unreadable(text: &str) -> Option<(usize, String)> {
+    // The braces that are open, with what was counted in each, and the quotes between them.
+    let mut open: Vec<(usize, Option<usize>)> = Vec::new();
+    let (mut depth, mut before) = (0, b' ');
     let mut bytes = text.bytes().enumerate();
     while let Some((at, byte)) = bytes.next() {
+        let quoted = matches!(open.last(), Some((_, None)));
         match byte {
-            b'{' => open.push((at, 0)),
-            b'}' if open.len() > 1 => drop(open.pop()),
-            b'"' => {
-                while bytes.next().is_some_and(|(_, byte)| match byte {
-                    b'\\' => bytes.next().is_some(),
-                    byte => byte != b'"' && byte != b'\n',
-                }) {}
+            b'\\' if quoted => drop(bytes.next()),
+            b'"' if quoted => drop(open.pop()),
+            // No string goes on in the next line.
+            b'\n' if quoted => drop(open.pop()),
+            b'{' if !quoted || matches!(before, b'$' | b'%') => {
+                open.push((at, Some(0)));
+                depth += 1;
+                if depth > MAX_DEPTH {
+                    let message = format!("braces lie more than {MAX_DEPTH} deep in each other");
+                    return Some((at, message));
+                }
+            }
+            _ if quoted => {}
+            b'"' => open.push((at, None)),
+            b'}' if !open.is_empty() => {
+                open.pop();
+                depth -= 1;
             }
             b'=' | b':' => {
-                if let Some((at, count)) = open.last_mut() {
+                if let Some((start, Some(count))) = open.last_mut() {
                     *count += 1;
-                    if *count > MOST_MEMBERS && text.as_bytes()[*at] == b'{' {
-                        return Some(*at);
+                    if *count > MOST_MEMBERS {
+                        let message = format!("an object has more than {MOST_MEMBERS} members");
+                        return Some((*start, message));
                     }
                 }
             }
             _ => {}
         }
+        before = byte;
     }
     None
 }

@@ -600,6 +600,8 @@ fn bombs_end() {
     let copies = format!("v = range(0, 90000)\nx = [{}]", "v, ".repeat(2_000));
     let crowd =
         format!("x = {{ {} }}", (0..10_000).map(|n| format!("a{n} = 1\n")).collect::<String>());
+    let twice = format!("x={}1", "Y%{Y<=".repeat(60));
+    let hidden = format!("x=\"${{{}1", "Y%{Y<=".repeat(60));
     let rows = (0..4).map(|n| {
         format!(
             "target \"t{n}\" {{\n name = \"t{n}-${{a}}\"\n matrix = {{ a = range(0, 2000) }}\n}}\n"
@@ -626,6 +628,8 @@ fn bombs_end() {
         ("format", format),
         ("copies", copies),
         ("crowd", crowd),
+        ("twice", twice),
+        ("hidden", hidden),
         ("targets", targets),
     ] {
         let found = load(&[("f.hcl", &text)]).err().map(|error| error.to_string());

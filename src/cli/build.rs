@@ -37,6 +37,9 @@ type Judge<'a> = &'a dyn Fn(Vec<Diagnostic>) -> Result<()>;
 /// The `-o` that is `--load`.
 const INTO_DOCKER: &str = "type=docker";
 
+/// The most problems that are annotated for GitHub, whose limit is lower.
+const ANNOTATED: usize = 100;
+
 /// Runs the command.
 pub fn run(args: &BuildArgs, env: &Environment) -> Result<()> {
     let mut asked = None;
@@ -157,7 +160,8 @@ fn run_build(args: &BuildArgs, env: &Environment, goal: Goal<'_>) -> Result<()> 
         let drawn: Vec<String> = errors().map(draw).collect();
         let mut report = Report::new(Exit::Usage, "");
         report.excerpt = Some(drawn.join("\n"));
-        report.annotation = Some(errors().map(annotate).collect());
+        // GitHub shows ten of a step.
+        report.annotation = Some(errors().take(ANNOTATED).map(annotate).collect());
         return Err(report);
     }
     let opened = match early {

@@ -157,11 +157,16 @@ impl Parser<'_> {
                 false => self.instruction(physical),
             };
             errors += self.diagnostics[seen..].iter().filter(|found| found.is_error()).count();
-            if self.diagnostics.len() > MOST_WARNINGS + errors {
-                let mut warnings = 0;
+            if errors > MOST_PROBLEMS || self.diagnostics.len() > MOST_WARNINGS + errors {
+                // One instruction can have tens of thousands of either.
+                let (mut wrong, mut doubtful) = (0, 0);
                 self.diagnostics.retain(|found| {
-                    warnings += usize::from(!found.is_error());
-                    found.is_error() || warnings <= MOST_WARNINGS
+                    let (count, most) = match found.is_error() {
+                        true => (&mut wrong, MOST_PROBLEMS),
+                        false => (&mut doubtful, MOST_WARNINGS),
+                    };
+                    *count += 1;
+                    *count <= most
                 });
             }
             seen = self.diagnostics.len();

@@ -176,7 +176,8 @@ impl View for Github {
     }
 }
 
-/// Makes an annotation of a problem in a file: `::error file=…,line=…::…`.
+/// Makes an annotation of a problem in a file: `::error file=…,line=…::…`. Reads the source up to there, so of
+/// many problems show few.
 pub fn annotation(file: &str, source: &str, diagnostic: &Diagnostic) -> String {
     let level = if diagnostic.is_error() { "error" } else { "warning" };
     let line = |offset: usize| {
