@@ -122,7 +122,7 @@ fn words_in_any_order_pass() {
             prop::collection::vec(piece, 0..25),
         );
         let config =
-            ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() };
+            ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() };
         let outcome = TestRunner::new(config).run(&input, |(first, seed, at, pieces)| {
             // Words alone, and words in the middle of something sound.
             let words = pieces.concat();
@@ -174,7 +174,7 @@ fn large_inputs_of_every_kind_stay_small() {
         ("\u{0}", "\u{0}", ""),
         ("FROM a\n", "\u{7f}", ""),
     ] {
-        for size in [whole - 100, 300_000, 60_000] {
+        for size in [whole - 100, 300_000] {
             let data = repeated(start, piece, end, size);
             run("parser", &data, &format!("{start:?}, {piece:?}"));
         }
