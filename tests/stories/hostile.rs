@@ -12,7 +12,7 @@ const BAKE: usize = BUILD + (128 << 10);
 /// than it asks for, a program is aborted, which is no exit code of ours.
 fn refused(run: Run, memory: usize) -> String {
     let output = run.under(&format!("ulimit -d {memory}")).fails(2);
-    assert!(output.stderr.len() < 100_000, "{} bytes of messages", output.stderr.len());
+    assert!(output.stderr.len() < 1_000_000, "{} bytes of messages", output.stderr.len());
     output.stderr
 }
 
