@@ -22,7 +22,7 @@ use crate::layer::tree::Tree;
 use crate::layer::{LayerId, RootPath};
 use crate::oci::{Descriptor, DiffId, media_type};
 use crate::sandbox::Session;
-use crate::store::{PackParams, PackRecord, StepRecord, Store};
+use crate::store::{Filing, PackParams, PackRecord, StepRecord, Store};
 
 use super::cache::Remote;
 use super::error::{Failure, Kind};
@@ -64,6 +64,8 @@ pub struct Layers<'a> {
     session: OnceLock<Arc<Session>>,
     /// Forms in which a layer's blob may be in the store already.
     forms: Vec<BlobForm>,
+    /// The pack records that the store had when the first RUN had ended.
+    filing: OnceLock<Filing>,
 }
 
 impl BlobForm {
@@ -109,6 +111,7 @@ impl<'a> Layers<'a> {
             implied: Mutex::default(),
             session: OnceLock::new(),
             forms,
+            filing: OnceLock::new(),
         }
     }
 
@@ -270,12 +273,10 @@ impl<'a> Layers<'a> {
         self.bases.contains_key(id) || self.store.packs().get(id, &form.params()).is_some()
     }
 
-    /// Forgets in which blobs a layer was packed: its contents are new.
+    /// Forgets in which blobs a layer was packed by earlier builds: its contents are new. (This
+    /// build packs a layer once, and after it was made.)
     pub fn forget_blobs(&self, id: &LayerId) {
-        for form in &self.forms {
-            self.store.packs().remove(id, &form.params());
-        }
-        self.store.packs().remove(id, &as_fetched());
+        self.filing.get_or_init(|| self.store.packs().filing()).forget(id);
     }
 
     fn blob_path(&self, id: &LayerId) -> Option<PathBuf> {

@@ -66,7 +66,7 @@ pub use gc::{Amount, Category, PruneOptions, Pruned, prune, usage};
 pub use image::Images;
 pub use lock::{Guard, Locks};
 pub use mount::{MountGuard, MountId, Mounts, Sharing};
-pub use pack::{PackParams, PackRecord, Packs};
+pub use pack::{Filing, PackParams, PackRecord, Packs};
 pub use remote::{RemoteRecord, Remotes};
 pub use step::{Difference, StepRecord, Steps};
 pub use tmp::{Tmp, TmpDir};

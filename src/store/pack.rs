@@ -3,7 +3,7 @@
 //! The same layer may be packed several times: with another compression, with clamped times. So a
 //! record is found by the layer and the [`PackParams`], and it counts only while its blob is there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -78,10 +78,17 @@ impl<'s> Packs<'s> {
         record::write(self.store, &self.path(layer, params), &filed)
     }
 
-    /// Forgets into which blob a layer was packed: its contents are new.
-    pub fn remove(&self, layer: &LayerId, params: &PackParams) {
-        // A record that is not there, or that cannot go, at worst names a blob of the same key.
-        let _ = std::fs::remove_file(self.path(layer, params));
+    /// Gives the records that there are now, for [`Filing::forget`].
+    pub fn filing(&self) -> Filing {
+        let mut files: HashMap<String, Vec<PathBuf>> = HashMap::new();
+        let entries = std::fs::read_dir(self.store.path("packs")).into_iter().flatten().flatten();
+        for path in entries.map(|entry| entry.path()) {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if let Some((layer, _)) = name.split_once('-') {
+                files.entry(layer.to_owned()).or_default().push(path);
+            }
+        }
+        Filing { files }
     }
 
     /// Reads the file `path` without counting that as a use, for the pruner.
@@ -91,13 +98,36 @@ impl<'s> Packs<'s> {
 
     fn path(&self, layer: &LayerId, params: &PackParams) -> PathBuf {
         let optional = |text: Option<String>| text.unwrap_or_default();
-        let identity = format!(
-            "{layer}\n{}\n{}\n{}",
+        let form = format!(
+            "{}\n{}\n{}",
             params.compression,
             optional(params.epoch.map(|epoch| epoch.to_string())),
             optional(params.toc.map(|toc| toc.to_string())),
         );
-        self.store.path("packs").join(Digest::of(identity.as_bytes()).hex())
+        // The layer first, so that all records of one are found by their names.
+        let form = Digest::of(form.as_bytes()).hex();
+        self.store.path("packs").join(format!("{}-{}", shelf_mark(layer), &form[..32]))
+    }
+}
+
+/// What the names of a layer's records begin with.
+fn shelf_mark(layer: &LayerId) -> String {
+    Digest::of(layer.to_string().as_bytes()).hex()[..32].to_owned()
+}
+
+/// The pack records that a store had at some time, by layer.
+#[derive(Debug, Default)]
+pub struct Filing {
+    files: HashMap<String, Vec<PathBuf>>,
+}
+
+impl Filing {
+    /// Forgets into which blobs a layer was packed, in whatever form: its contents are new.
+    pub fn forget(&self, layer: &LayerId) {
+        for path in self.files.get(&shelf_mark(layer)).into_iter().flatten() {
+            // One that cannot go at worst names a blob of the same key.
+            let _ = std::fs::remove_file(path);
+        }
     }
 }
 
@@ -123,8 +153,16 @@ mod tests {
             annotations: BTreeMap::new(),
         };
         store.packs().put(&layer, &gzip, &pack).unwrap();
-        assert_eq!(store.packs().get(&layer, &gzip), Some(pack));
+        assert_eq!(store.packs().get(&layer, &gzip), Some(pack.clone()));
         assert_eq!(store.packs().get(&layer, &clamped), None);
+        store.packs().put(&layer, &clamped, &pack).unwrap();
+        let other = LayerId::from_run_key(Digest::of(b"other"));
+        store.packs().put(&other, &clamped, &pack).unwrap();
+        store.packs().filing().forget(&layer);
+        assert_eq!(store.packs().get(&layer, &gzip), None);
+        assert_eq!(store.packs().get(&layer, &clamped), None);
+        assert_eq!(store.packs().get(&other, &clamped), Some(pack.clone()));
+        store.packs().put(&layer, &gzip, &pack).unwrap();
         fs::write(store.blobs().path(&digest), "bl").unwrap();
         assert_eq!(store.packs().get(&layer, &gzip), None);
         fs::remove_file(store.blobs().path(&digest)).unwrap();

@@ -3,6 +3,7 @@
 use std::fs;
 
 use crate::support::TestEnv;
+use crate::support::layout::Layout;
 
 /// Builds into the store and gives how many steps were cached, by the word that the progress prints.
 fn cached(env: &TestEnv, args: &[&str]) -> usize {
@@ -93,6 +94,22 @@ story!(no_cache_runs_everything_or_the_named_stage : root user, |env| {
     assert!(all.0 != first.0 && all.1 != filtered.1);
     // What it made replaces what was known.
     assert_eq!(read(&[]), all);
+});
+
+// A blob of a form that this build does not ask for, and that a later one does, is of the old run.
+story!(what_ran_anew_is_packed_anew_in_every_form : root, |env| {
+    env.dockerfile("FROM base\nRUN cat /proc/sys/kernel/random/uuid > /id\nRUN cp /id /copy\n");
+    let build = |out: &str, more: &[&str]| {
+        let output = format!("type=oci,tar=false,dest={out},compression-level=9");
+        env.build_command(["-o", &output]).env("SOURCE_DATE_EPOCH", "1700000000").args(more).ok();
+        let image = Layout::open(&env.path(out)).only();
+        assert_eq!(image.text("id"), image.text("copy"));
+        image.text("id")
+    };
+    let first = build("first", &[]);
+    let second = env.build_into("second", ["--no-cache"]).only().text("id");
+    assert_ne!(first, second);
+    assert_eq!(build("third", &[]), second);
 });
 
 // BuildKit testCacheMountModeNoCache: a cache mount outlives --no-cache.
