@@ -232,12 +232,17 @@ impl LayoutSink {
         if replaced.iter().all(|old| kept.contains(&old.digest)) || self.dir.try_lock().is_err() {
             return Ok(());
         }
+        self.remove_dead(&index, replaced);
+        // There may be more to come, and others must not wait for that.
+        let _ = self.dir.lock_shared();
+        Ok(())
+    }
+
+    fn remove_dead(&self, index: &Index, replaced: &[Descriptor]) {
         let mut live = BTreeSet::new();
-        for entry in &index.manifests {
-            // What cannot be walked may need anything.
-            if !self.reach(entry, &mut live, 0) {
-                return Ok(());
-            }
+        // What cannot be walked may need anything.
+        if !index.manifests.iter().all(|entry| self.reach(entry, &mut live, 0)) {
+            return;
         }
         let mut dead = BTreeSet::new();
         for entry in replaced {
@@ -246,7 +251,6 @@ impl LayoutSink {
         for digest in dead.difference(&live) {
             let _ = fs::remove_file(self.blob_path(digest));
         }
-        Ok(())
     }
 
     /// Adds all that a descriptor leads to; says whether all of it could be walked.
