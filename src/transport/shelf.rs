@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
@@ -158,8 +159,8 @@ pub struct LayoutShelf {
 /// index.json as it was read last.
 #[derive(Default)]
 struct Known {
-    /// Size and time of the file.
-    stamp: Option<(u64, SystemTime)>,
+    /// Size, time and number of the file: two may be written within a tick of the clock.
+    stamp: Option<(u64, SystemTime, u64)>,
     tags: HashMap<String, Descriptor>,
 }
 
@@ -187,7 +188,7 @@ impl LayoutShelf {
             }
             Err(error) => return Err(io(error)),
         };
-        let stamp = meta.modified().ok().map(|time| (meta.len(), time));
+        let stamp = meta.modified().ok().map(|time| (meta.len(), time, meta.ino()));
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if stamp.is_none() || known.stamp != stamp {
             let bytes = std::fs::read(&path).map_err(io)?;
@@ -207,8 +208,20 @@ impl LayoutShelf {
 
 impl Shelf for LayoutShelf {
     fn find(&self, tag: &str) -> Result<Option<Vec<u8>>> {
-        let Some(entry) = self.entry(tag)? else { return Ok(None) };
-        read_all(self.blob(&entry)?, &entry, MAX_SIZE, &self.describe()).map(Some)
+        let mut last = None;
+        loop {
+            let Some(entry) = self.entry(tag)? else { return Ok(None) };
+            let read = self.blob(&entry);
+            let read = read.and_then(|blob| read_all(blob, &entry, MAX_SIZE, &self.describe()));
+            match read {
+                // Whoever moves a tag removes what it led to: then it leads elsewhere by now.
+                Err(Error::Missing { .. }) if last.as_ref() != Some(&entry) => {
+                    self.known.lock().unwrap_or_else(PoisonError::into_inner).stamp = None;
+                    last = Some(entry);
+                }
+                other => return other.map(Some),
+            }
+        }
     }
 
     fn blob(&self, descriptor: &Descriptor) -> Result<Box<dyn Read + Send>> {
