@@ -47,20 +47,21 @@ fn any(data: &[u8]) {
             return;
         }
     };
-    let patterns: Vec<Vec<u8>> = rules.patterns().collect();
-    let again = IgnoreRules::from_patterns(&patterns).expect("they were patterns before");
-    // Blanks that come to stand at an end only once a pattern is clean go the next time, as in Docker.
-    let blank = |pattern: &Vec<u8>| String::from_utf8_lossy(pattern).contains(char::is_whitespace);
-    if patterns.iter().any(blank) {
-        return;
-    }
-    assert_eq!(again.patterns().collect::<Vec<_>>(), patterns, "not clean the first time");
     let parts =
         path.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b"." | b".."));
     let path = parts.take(100).collect::<Vec<_>>().join(&b'/');
     let verdict = rules.is_ignored(&path);
-    assert_eq!(again.is_ignored(&path), verdict);
     assert!(!verdict || !rules.is_empty());
+    let patterns: Vec<Vec<u8>> = rules.patterns().collect();
+    // Blanks that come to stand at an end only once a pattern is clean go the next time, as in Docker,
+    // and what is left then may be no pattern.
+    let blank = |pattern: &Vec<u8>| String::from_utf8_lossy(pattern).contains(char::is_whitespace);
+    if patterns.iter().any(blank) {
+        return;
+    }
+    let again = IgnoreRules::from_patterns(&patterns).expect("they were patterns before");
+    assert_eq!(again.patterns().collect::<Vec<_>>(), patterns, "not clean the first time");
+    assert_eq!(again.is_ignored(&path), verdict);
 }
 
 /// Docker's rules, written down without a thought for speed (moby/patternmatcher and fsutil's walk).
