@@ -194,15 +194,11 @@ fn run_build(args: &BuildArgs, env: &Environment, goal: Goal<'_>) -> Result<()> 
     };
     if let Some(call) = &call {
         let ask = args.pull.is_some() && !args.offline;
-        return call::of_plan(
-            call,
-            &page,
-            parsed.diagnostics.clone(),
-            &request,
-            &mut bases,
-            ask,
-            &contexts.open,
-        );
+        let found = parsed.diagnostics.clone();
+        let result = call::of_plan(call, &page, found, &request, &mut bases, ask, &contexts.open);
+        // The process is about to end; freeing each word of thousands of instructions takes time.
+        std::mem::forget(parsed);
+        return result;
     }
     let planned = graph::plan(&parsed.dockerfile, &request, &mut bases);
     if planned.is_err() && !quiet {

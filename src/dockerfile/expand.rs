@@ -336,7 +336,8 @@ impl<'a> Run<'a> {
         stop: Option<char>,
         words: &mut Option<&mut Words>,
     ) -> Result<String, Error> {
-        let mut out = String::new();
+        // Mostly it stays as long as it is; what is nested is not of the whole rest.
+        let mut out = String::with_capacity(if stop.is_none() { self.text.len() } else { 0 });
         loop {
             let plain = self.plain(stop);
             if !plain.is_empty() {
@@ -402,12 +403,11 @@ impl<'a> Run<'a> {
     /// Gives the text up to the next character that may mean something; all of those are ASCII.
     fn plain(&self, stop: Option<char>) -> &'a str {
         let rest = &self.text[self.at..];
-        let special = |byte: u8| {
-            matches!(byte, b'$' | b'<' | b'\'' | b'"')
-                || char::from(byte) == self.lexer.escape
-                || Some(char::from(byte)) == stop
-        };
-        let len = rest.bytes().position(|byte| byte.is_ascii() && special(byte));
+        // Both are ASCII. Without a stop, one more of the others does no harm.
+        let (escape, stop) = (self.lexer.escape as u8, stop.map_or(b'$', |stop| stop as u8));
+        let special =
+            |byte: u8| matches!(byte, b'$' | b'<' | b'\'' | b'"') || byte == escape || byte == stop;
+        let len = rest.bytes().position(special);
         &rest[..len.unwrap_or(rest.len())]
     }
 

@@ -101,8 +101,8 @@ impl<'a> Parts<'a> {
     /// Takes a range of a line apart.
     pub fn split(line: &'a Line, range: Range<usize>, escape: Escape) -> Parts<'a> {
         let (keyword, rest) = split_first(line, line.trim(range));
-        let upper = line.text[keyword.clone()].to_uppercase();
-        let name = KEYWORDS.into_iter().find(|known| *known == upper);
+        let written = &line.text[keyword.clone()];
+        let name = KEYWORDS.into_iter().find(|known| known.eq_ignore_ascii_case(written));
         let (flags, rest) = split_flags(line, rest, escape);
         Parts { line, keyword, name, flags, rest, escape }
     }

@@ -99,17 +99,20 @@ impl Linter<'_> {
         let (mut lower, mut upper) = (0_usize, 0_usize);
         for instruction in known.clone() {
             let keyword = instruction.keyword();
-            lower += usize::from(keyword == keyword.to_lowercase());
-            upper += usize::from(keyword == keyword.to_uppercase());
+            lower += usize::from(!keyword.contains(char::is_uppercase));
+            upper += usize::from(!keyword.contains(char::is_lowercase));
         }
         for instruction in known {
             let keyword = instruction.keyword();
-            let (wanted, case) = if lower > upper {
-                (keyword.to_lowercase(), "lower")
-            } else {
-                (keyword.to_uppercase(), "upper")
+            let stands_out = match lower > upper {
+                true => keyword.contains(char::is_uppercase),
+                false => keyword.contains(char::is_lowercase),
             };
-            if keyword != wanted {
+            if stands_out {
+                let (wanted, case) = match lower > upper {
+                    true => (keyword.to_lowercase(), "lower"),
+                    false => (keyword.to_uppercase(), "upper"),
+                };
                 let message = format!("`{keyword}` stands out: most keywords are in {case} case");
                 let help = Some(format!("write `{wanted}`"));
                 let (rule, span) = (Rule::ConsistentInstructionCasing, instruction.keyword_span);

@@ -283,7 +283,7 @@ fn check_key(field: &MountField) -> Result<(), Diagnostic> {
 }
 
 fn mount_type(name: &str, span: Span) -> Result<MountType, Diagnostic> {
-    let known = TYPES.into_iter().find(|kind| kind.name() == name.to_lowercase());
+    let known = TYPES.into_iter().find(|kind| kind.name().eq_ignore_ascii_case(name));
     known.ok_or_else(|| {
         let error = Diagnostic::error("E0404", span, format!("unknown mount type `{name}`"));
         match suggest(name, TYPES.map(MountType::name), true) {

@@ -76,8 +76,8 @@ pub struct LineIndex {
 impl LineIndex {
     /// Indexes a source.
     pub fn new(source: &str) -> LineIndex {
-        let breaks = source.bytes().enumerate().filter(|&(_, byte)| byte == b'\n');
-        let starts = std::iter::once(0).chain(breaks.map(|(at, _)| at as u32 + 1)).collect();
+        let breaks = memchr::memchr_iter(b'\n', source.as_bytes());
+        let starts = std::iter::once(0).chain(breaks.map(|at| at as u32 + 1)).collect();
         LineIndex { starts, len: source.len() }
     }
 

@@ -9,7 +9,13 @@ use crate::oci::config::Healthcheck as ConfigHealthcheck;
 /// Writes a RUN as BuildKit's `runCommandString` does: `|N NAME=value … args`, of which `declared`
 /// is what [`declared`] gives.
 pub(super) fn run_history(declared: &str, args: &[String]) -> String {
-    format!("RUN {declared}{} # buildkit", args.join(" "))
+    let mut text = String::with_capacity(declared.len() + 64);
+    text.extend(["RUN ", declared]);
+    for (index, arg) in args.iter().enumerate() {
+        text.extend([if index > 0 { " " } else { "" }, arg]);
+    }
+    text.push_str(" # buildkit");
+    text
 }
 
 /// Writes the ARGs that are declared where a RUN stands, each once: `|N NAME=value … `.

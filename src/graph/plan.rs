@@ -113,7 +113,7 @@ pub(super) struct Planner<'a> {
     /// Several were.
     pub multi: bool,
     pub graph: Graph,
-    /// Nodes by the hash of what makes two of them one.
+    /// Nodes by [`place`].
     known: HashMap<u64, Vec<NodeId>>,
     images: HashMap<(String, Platform), Rc<Found>>,
     pub budget: Budget,
@@ -646,9 +646,7 @@ impl<'a> Planner<'a> {
 
     /// Adds a node, or finds the equal one that there is.
     pub fn add_node(&mut self, node: Node) -> NodeId {
-        let mut hasher = DefaultHasher::new();
-        likeness(&node).hash(&mut hasher);
-        let alike = self.known.entry(hasher.finish()).or_default();
+        let alike = self.known.entry(place(&node)).or_default();
         let nodes = &mut self.graph.nodes;
         let equal = alike.iter().find(|&&id| likeness(&nodes[id]) == likeness(&node));
         if let Some(&id) = equal {
@@ -697,6 +695,21 @@ impl<'a> Planner<'a> {
             base: state.base,
         });
     }
+}
+
+/// Where nodes that may be one are kept together: by what differs between most of them, and is cheap to
+/// hash.
+fn place(node: &Node) -> u64 {
+    let text = match &node.op {
+        Op::Image { .. } | Op::Remote(_) => "",
+        Op::Local { context } => context,
+        Op::Run(run) => run.args.last().map_or("", String::as_str),
+        Op::Copy(copy) => &copy.dest,
+        Op::Workdir { path, .. } => path,
+    };
+    let mut hasher = DefaultHasher::new();
+    (node.parent, node.inputs.first(), text).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// What makes two nodes one.

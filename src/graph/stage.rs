@@ -230,8 +230,16 @@ pub(super) fn push_history(config: &mut ImageConfig, created_by: String, layer: 
     });
 }
 
+/// Says whether an absolute path has no part that [`clean_workdir`] would take out.
+fn is_clean(path: &str) -> bool {
+    path == "/" || path.split('/').skip(1).all(|part| !matches!(part, "" | "." | ".."))
+}
+
 /// Joins a WORKDIR onto the one before it.
 pub(super) fn clean_workdir(current: &str, path: &str) -> String {
+    if path.starts_with('/') && is_clean(path) {
+        return path.to_owned();
+    }
     let joined = if path.starts_with('/') { path.to_owned() } else { format!("{current}/{path}") };
     let mut parts: Vec<&str> = Vec::new();
     for part in joined.split('/') {
@@ -334,32 +342,32 @@ impl Walk<'_, '_> {
     /// Names a step as BuildKit does: `[linux/arm64 build 2/5] RUN make`.
     fn name(&mut self, state: &StageState, text: &str, triggered: bool) -> String {
         self.done += 1;
-        let platform = if self.planner.multi {
+        // Not by `format!`: there are thousands of steps, and this was a tenth of all that planning takes.
+        let mut name = String::with_capacity(self.name.len() + text.len() + 64);
+        name.push('[');
+        if self.planner.multi {
             let target = &self.plan.target;
-            let cross = if state.platform.architecture == target.architecture {
-                String::new()
-            } else {
-                match &target.variant {
-                    Some(variant) => format!("->{}/{variant}", target.architecture),
-                    None => format!("->{}", target.architecture),
+            name.push_str(&state.platform.to_string());
+            if state.platform.architecture != target.architecture {
+                name.extend(["->", &target.architecture]);
+                if let Some(variant) = &target.variant {
+                    name.extend(["/", variant]);
                 }
-            };
-            format!("{}{cross} ", state.platform)
-        } else {
-            String::new()
-        };
-        let width = self.total.to_string().len();
-        let onbuild = if triggered { "ONBUILD " } else { "" };
+            }
+            name.push(' ');
+        }
+        let (done, total) = (self.done.to_string(), self.total.to_string());
+        name.extend([self.name.as_str(), " "]);
+        name.extend(std::iter::repeat_n(' ', total.len().saturating_sub(done.len())));
+        name.extend([done.as_str(), "/", &total, if triggered { "] ONBUILD " } else { "] " }]);
         let (keyword, rest) = text.split_once(' ').unwrap_or((text, ""));
-        format!(
-            "[{platform}{} {:>width$}/{}] {onbuild}{} {rest}",
-            self.name,
-            self.done,
-            self.total,
-            keyword.to_uppercase()
-        )
-        .trim_end()
-        .to_owned()
+        match keyword.contains(char::is_lowercase) {
+            true => name.push_str(&keyword.to_uppercase()),
+            false => name.push_str(keyword),
+        }
+        name.extend([" ", rest]);
+        name.truncate(name.trim_end().len());
+        name
     }
 
     fn add(
@@ -507,7 +515,7 @@ impl Walk<'_, '_> {
                 .into());
         }
         if let Some(chown) = &chown {
-            history.push_str(&format!(" --chown={chown}"));
+            history.extend([" --chown=", chown]);
         }
         let chmod = option(self, &transfer.chmod)?;
         if let Some(mode) = &chmod {
@@ -516,7 +524,7 @@ impl Walk<'_, '_> {
                 Diagnostic::error("E0614", span, error.to_string())
                     .with_help("as --chmod=755 or --chmod=u=rwX,go=rX")
             })?;
-            history.push_str(&format!(" --chmod={mode}"));
+            history.extend([" --chmod=", mode]);
         }
         let checksum = match option(self, &transfer.checksum)? {
             Some(text) => {
@@ -535,7 +543,7 @@ impl Walk<'_, '_> {
             match source {
                 Source::Path(word) => {
                     let text = self.expand(state, word)?;
-                    history.push_str(&format!(" {}", remote::redact(&text)));
+                    history.extend([" ", &remote::redact(&text)]);
                     let found = remote_source(&text, word.span, transfer, checksum.as_ref())?;
                     let pattern = match &found {
                         None => text,
@@ -580,9 +588,9 @@ impl Walk<'_, '_> {
             .into());
         }
         for file in &inline {
-            history.push_str(&format!(" <<{}", file.name));
+            history.extend([" <<", &file.name]);
         }
-        history.push_str(&format!(" {dest_text} # buildkit"));
+        history.extend([" ", &dest_text, " # buildkit"]);
         let dest = clean_dest(&state.config.config.working_dir, &dest_text);
         if sources.len() + inline.len() > 1 && !dest.ends_with('/') {
             return Err(Diagnostic::error(
@@ -670,7 +678,7 @@ impl Walk<'_, '_> {
         state.declared = None;
         let mut text = "ENV".to_owned();
         for (name, value) in self.pairs(state, pairs)? {
-            text.push_str(&format!(" {name}={value}"));
+            text.extend([" ", &name, "=", &value]);
             state.env.set(&name, &value);
             enough(
                 state.env.list().len(),
@@ -693,7 +701,7 @@ impl Walk<'_, '_> {
     fn label(&mut self, state: &mut StageState, pairs: &[KeyValue]) -> Result<(), Failure> {
         let mut text = "LABEL".to_owned();
         for (name, value) in self.pairs(state, pairs)? {
-            text.push_str(&format!(" {name}={value}"));
+            text.extend([" ", &name, "=", &value]);
             state.config.config.labels.insert(name, value);
         }
         push_history(&mut state.config, text, false);

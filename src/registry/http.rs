@@ -504,27 +504,11 @@ fn is_certificate(source: &io::Error) -> bool {
 
 /// Says what a user can act on, where rustls has only a name for it.
 fn certificate_reason(source: io::Error) -> io::Error {
-    if !is_certificate(&source) {
-        return source;
+    let inner = source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match inner.and_then(tls::reason) {
+        Some(reason) => io::Error::new(source.kind(), reason),
+        None => source,
     }
-    let text = source.to_string();
-    // Go's servers call one that is lacking a bad one.
-    let alerts = ["CertificateRequired", "BadCertificate", "UnknownCA"];
-    let reason = if text.contains("CaUsedAsEndEntity") {
-        "the server shows the certificate of an authority (basicConstraints CA:TRUE) as its own: \
-         trust just this certificate with --tls-ca or in certs.d/HOST, or make it again with \
-         `openssl req -x509 -addext basicConstraints=critical,CA:FALSE …`"
-            .to_owned()
-    } else if alerts.iter().any(|alert| text == format!("received fatal alert: {alert}")) {
-        format!(
-            "the server wants a client certificate, or another one than it gets ({text}): put \
-             NAME.cert and NAME.key into /etc/containers/certs.d/HOST[:PORT], or name their \
-             directory with --cert-dir"
-        )
-    } else {
-        return source;
-    };
-    io::Error::new(source.kind(), reason)
 }
 
 fn is_refused(error: &Error) -> bool {
@@ -620,16 +604,5 @@ mod tests {
             assert!(wait <= MAX_BACKOFF && wait >= base / 2, "{tries}: {wait:?}");
         }
         assert!(backoff(base, 30) >= MAX_BACKOFF / 2);
-    }
-
-    #[test]
-    fn faults_of_certificates_are_told_in_words() {
-        let error = |text: &str| io::Error::new(io::ErrorKind::InvalidData, text.to_owned());
-        let text = "invalid peer certificate: Other(OtherError(CaUsedAsEndEntity))";
-        assert!(certificate_reason(error(text)).to_string().contains("CA:FALSE"));
-        let text = "received fatal alert: CertificateRequired";
-        assert!(certificate_reason(error(text)).to_string().contains("client certificate"));
-        let text = "invalid peer certificate: UnknownIssuer";
-        assert_eq!(certificate_reason(error(text)).to_string(), text);
     }
 }

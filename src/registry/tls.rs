@@ -246,6 +246,74 @@ fn is_authority(error: &rustls::Error) -> bool {
     )
 }
 
+/// Says what a user can act on, where rustls has only a name for it.
+pub(super) fn reason(error: &rustls::Error) -> Option<String> {
+    use CertificateError as C;
+    use rustls::AlertDescription as A;
+    // Go's servers call a certificate that is lacking a bad one.
+    if let rustls::Error::AlertReceived(
+        alert @ (A::CertificateRequired | A::BadCertificate | A::UnknownCA),
+    ) = error
+    {
+        return Some(format!(
+            "the server wants a client certificate, or another one than it gets ({alert:?}): put \
+             NAME.cert and NAME.key into /etc/containers/certs.d/HOST[:PORT], or name their \
+             directory with --cert-dir"
+        ));
+    }
+    if matches!(error, rustls::Error::InvalidMessage(_)) {
+        return Some(format!(
+            "the server does not speak TLS ({error}); a registry without it must be named with \
+             --insecure-registry"
+        ));
+    }
+    if is_authority(error) {
+        return Some(
+            "the server shows the certificate of an authority (basicConstraints CA:TRUE) as its \
+             own: trust just this certificate with --tls-ca or in certs.d/HOST, or make it again \
+             with `openssl req -x509 -addext basicConstraints=critical,CA:FALSE …`"
+                .to_owned(),
+        );
+    }
+    let rustls::Error::InvalidCertificate(fault) = error else { return None };
+    let day = |time: &UnixTime| {
+        let seconds = i64::try_from(time.as_secs()).ok()?;
+        Some(jiff::Timestamp::from_second(seconds).ok()?.to_string())
+    };
+    let since = |words: &str, time: &UnixTime| {
+        day(time).map(|day| format!(" {words} {day}")).unwrap_or_default()
+    };
+    let clock = "the server needs another one, or the clock of this machine is wrong";
+    Some(match fault {
+        C::Expired => format!("the server's certificate has expired: {clock}"),
+        C::ExpiredContext { not_after, .. } => {
+            format!("the server's certificate has expired{}: {clock}", since("on", not_after))
+        }
+        C::NotValidYet => format!("the server's certificate is not valid yet: {clock}"),
+        C::NotValidYetContext { not_before, .. } => format!(
+            "the server's certificate is not valid yet{}: {clock}",
+            since("before", not_before)
+        ),
+        C::UnknownIssuer => "the server's certificate is of an authority that this machine does \
+                             not trust: name the authority's certificate with --tls-ca, or put it \
+                             into /etc/containers/certs.d/HOST[:PORT] as a .crt file"
+            .to_owned(),
+        C::NotValidForName | C::NotValidForNameContext { .. } => {
+            let names = match fault {
+                C::NotValidForNameContext { presented, .. } if !presented.is_empty() => {
+                    format!(" ({})", presented.join(", "))
+                }
+                _ => String::new(),
+            };
+            format!(
+                "the server's certificate is for other names{names}: use one of these, or give \
+                 the server a certificate for this one"
+            )
+        }
+        _ => return None,
+    })
+}
+
 /// Takes any certificate: for registries that the user calls insecure.
 #[derive(Debug)]
 struct Anyone(Arc<CryptoProvider>);

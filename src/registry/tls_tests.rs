@@ -26,7 +26,7 @@ fn verify(given: &[&[u8]], shown: &[u8], name: &str, year: u64) -> Result<(), St
     Verifier { webpki, given }
         .verify_server_cert(&shown[0], &shown[1..], &name, &[], now)
         .map(drop)
-        .map_err(|error| error.to_string())
+        .map_err(|error| reason(&error).expect("all that comes up here has words"))
 }
 
 #[test]
@@ -36,12 +36,12 @@ fn an_authority_may_be_the_server_when_just_it_was_given() {
     // Given; shown; name; year; what the message must hold.
     type Row<'a> = (&'a [&'a [u8]], &'a [u8], &'a str, u64, &'a str);
     let table: [Row<'_>; 6] = [
-        (&[], SERVER, "registry.test", 2050, "CaUsedAsEndEntity"),
-        (&[TWIN], SERVER, "registry.test", 2050, "CaUsedAsEndEntity"),
-        (&[SERVER], TWIN, "registry.test", 2050, "CaUsedAsEndEntity"),
-        (&[SERVER], SERVER, "other.test", 2050, "not valid for name"),
-        (&[SERVER], SERVER, "registry.test", 2150, "expired"),
-        (&[SERVER], SERVER, "registry.test", 2020, "not valid yet"),
+        (&[], SERVER, "registry.test", 2050, "CA:FALSE"),
+        (&[TWIN], SERVER, "registry.test", 2050, "CA:FALSE"),
+        (&[SERVER], TWIN, "registry.test", 2050, "CA:FALSE"),
+        (&[SERVER], SERVER, "other.test", 2050, "is for other names (DnsName(\"registry.test\")"),
+        (&[SERVER], SERVER, "registry.test", 2150, "has expired on 2126-"),
+        (&[SERVER], SERVER, "registry.test", 2020, "is not valid yet before 2026-"),
     ];
     for (given, shown, name, year, want) in table {
         let error = verify(given, shown, name, year).unwrap_err();
@@ -78,4 +78,18 @@ fn directories_of_certificates_are_checked() {
         let error = read(files).unwrap_err();
         assert!(error.contains(want), "{error}");
     }
+}
+
+#[test]
+fn faults_of_connections_are_told_in_words() {
+    use rustls::{AlertDescription, Error, InvalidMessage};
+    let told = |error| reason(&error).unwrap_or_default();
+    let alert = told(Error::AlertReceived(AlertDescription::CertificateRequired));
+    assert!(alert.contains("client certificate") && alert.contains("--cert-dir"), "{alert}");
+    let plain = told(Error::InvalidMessage(InvalidMessage::InvalidContentType));
+    assert!(plain.contains("--insecure-registry"), "{plain}");
+    let unknown = told(Error::InvalidCertificate(CertificateError::UnknownIssuer));
+    assert!(unknown.contains("--tls-ca"), "{unknown}");
+    let other = Error::InvalidCertificate(CertificateError::Revoked);
+    assert_eq!(reason(&other), None);
 }

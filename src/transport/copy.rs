@@ -82,6 +82,10 @@ pub fn copy_with(
         }
     }
     let jobs = if sink.parallel() { options.jobs.max(1) } else { 1 };
+    if jobs > 1 {
+        // What takes longest first, so that no large blob is left to go alone at the end.
+        tree.blobs.sort_by_key(|blob| std::cmp::Reverse(blob.size));
+    }
     let outcomes = in_parallel(&tree.blobs, jobs, |blob| put(source, sink, blob, progress))?;
     let (root, bytes) = match tree.manifests.pop() {
         Some(last) => last,

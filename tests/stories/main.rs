@@ -92,6 +92,8 @@ mod registry_hostile;
 mod registry_login;
 /// What a push sends, and where it puts names.
 mod registry_push;
+/// TLS that goes wrong.
+mod registry_tls;
 /// Same inputs, same bytes.
 mod reproducible;
 /// What a RUN sees, and what it leaves.

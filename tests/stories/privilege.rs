@@ -1,6 +1,6 @@
 //! What a build may be allowed, and what shapes the sandbox of its steps.
 
-use crate::support::TestEnv;
+use crate::support::tools::Certificate;
 
 story!(host_network_by_instruction_must_be_allowed : root user, |env| {
     let text = "FROM base\nRUN --network=host ls /sys/class/net > /host\n";
@@ -57,31 +57,9 @@ story!(hostname_of_steps_can_be_chosen : user, |env| {
     assert_eq!(image.text("name"), "other\n");
 });
 
-fn certificate(env: &TestEnv, name: &str) -> std::path::PathBuf {
-    let (key, cert) = (env.path(format!("{name}.key")), env.path(format!("{name}.pem")));
-    env.command("openssl")
-        .args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-days",
-            "2",
-        ])
-        .args(["-subj", &format!("/CN={name}"), "-keyout"])
-        .args([&key])
-        .args(["-out"])
-        .args([&cert])
-        .ok();
-    cert
-}
-
 story!(ca_certificates_are_in_steps_and_nowhere_else : root user single, |env| {
     need_tool!("openssl");
-    let cert = certificate(env, "corporate");
+    let cert = Certificate::new("corporate").make(&env.mkdir("tls"));
     let pem = std::fs::read_to_string(&cert).expect("openssl wrote it");
     let marker = pem.lines().nth(3).expect("a line of the certificate").to_owned();
     env.dockerfile(
@@ -96,7 +74,7 @@ story!(ca_certificates_are_in_steps_and_nowhere_else : root user single, |env| {
     // In no file of the store, and no part of a key: without it, and with another one, all is cached.
     let found = env.command("grep").args(["-r", "-l", "-F", &marker]).args([env.store()]).output();
     assert_eq!(found.stdout, "");
-    let other = certificate(env, "other");
+    let other = Certificate::new("other").make(&env.path("tls"));
     for args in [vec![], vec!["--ca-cert".to_owned(), other.display().to_string()]] {
         let output = env.build_command(["-t", "x"].map(str::to_owned).into_iter().chain(args)).ok();
         assert_eq!(output.stderr.matches("CACHED").count(), 3, "{}", output.stderr);

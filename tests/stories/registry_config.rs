@@ -45,7 +45,7 @@ fn has(registry: &Registry, repository: &str) -> bool {
     registry.data().join("data/docker/registry/v2/repositories").join(repository).exists()
 }
 
-fn no_address() -> bool {
+pub(crate) fn no_address() -> bool {
     let none = own_address().starts_with("127.");
     if none {
         crate::support::skip("address", "this machine has no address but loopback");

@@ -37,9 +37,9 @@ fn noise(length: usize, seed: u64) -> Vec<u8> {
 }
 
 /// An image of one large layer, as the layout `image`.
-struct Image {
-    digest: String,
-    layer: String,
+pub(crate) struct Image {
+    pub(crate) digest: String,
+    pub(crate) layer: String,
     /// Of the layer.
     size: u64,
 }
@@ -49,7 +49,7 @@ const SLACK: u64 = 4 << 10;
 /// The size of a chunk in [`QUICK`].
 const CHUNK: u64 = 256 << 10;
 
-fn make_image(env: &TestEnv, length: usize) -> Image {
+pub(crate) fn make_image(env: &TestEnv, length: usize) -> Image {
     let layer = Tar::new().file("noise", noise(length, 7)).bytes();
     let dir = env.mkdir("image");
     let writer = Writer::new(&dir);
@@ -76,7 +76,7 @@ fn send(env: &TestEnv, host: &str, repository: &str) -> Run {
 
 /// Reads an image of a registry whole; gives its digest.
 #[track_caller]
-fn verified(env: &TestEnv, name: &str) -> String {
+pub(crate) fn verified(env: &TestEnv, name: &str) -> String {
     let said = env.lapstrake(["verify", &format!("docker://{name}")]).ok().stdout;
     let digest = said.split_whitespace().find(|word| word.starts_with("sha256:"));
     digest.unwrap_or_else(|| panic!("no digest in {said}")).to_owned()
@@ -84,7 +84,7 @@ fn verified(env: &TestEnv, name: &str) -> String {
 
 /// One error, told once, and no traceback.
 #[track_caller]
-fn one_error(output: &Output) {
+pub(crate) fn one_error(output: &Output) {
     let errors = output.stderr.lines().filter(|line| line.starts_with("error")).count();
     assert_eq!(errors, 1, "{}\n{}", output.command, output.stderr);
     output.says_not("panicked");

@@ -180,7 +180,7 @@ impl FakeRegistry {
         self.lock().mounts = true;
     }
 
-    /// Gives upload locations with scheme and host.
+    /// Gives upload locations with scheme (http) and host (as it is asked for).
     pub fn absolute_locations(&self) {
         self.lock().absolute_locations = true;
     }
@@ -543,7 +543,7 @@ impl State {
             return plain(200, Vec::new());
         }
         if let Some((repository, session)) = rest.split_once("/blobs/uploads/") {
-            return self.upload(seen, repository, session, &query, body, port);
+            return self.upload(seen, repository, session, &query, body);
         }
         if let Some((repository, name)) = rest.split_once("/blobs/") {
             return self.get_blob(seen, repository, name);

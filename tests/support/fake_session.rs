@@ -25,10 +25,11 @@ impl State {
         id: &str,
         query: &BTreeMap<String, String>,
         body: &[u8],
-        port: u16,
     ) -> Answer {
+        // As it is called: by whoever stands in front of it.
+        let host = seen.headers.get("host").map_or("", String::as_str);
         if seen.method == "POST" {
-            return self.open_upload(repository, query, port);
+            return self.open_upload(repository, query, host);
         }
         let state = query.get("_state").cloned().unwrap_or_default();
         let secret = state.strip_prefix("s=").and_then(|text| text.parse::<u64>().ok());
@@ -44,9 +45,9 @@ impl State {
             return self.violation("an upload went on at an old Location".to_owned());
         }
         match seen.method.as_str() {
-            "GET" => self.place(id, 204, port),
+            "GET" => self.place(id, 204, host),
             "PATCH" if self.refuses_chunks => error(405, "UNSUPPORTED", "no chunks here"),
-            "PATCH" => self.take_chunk(seen, id, body, port),
+            "PATCH" => self.take_chunk(seen, id, body, host),
             "PUT" => self.close_upload(seen, id, query, body),
             _ => error(405, "UNSUPPORTED", "not for uploads"),
         }
@@ -56,7 +57,7 @@ impl State {
         &mut self,
         repository: &str,
         query: &BTreeMap<String, String>,
-        port: u16,
+        host: &str,
     ) -> Answer {
         if let (Some(mount), Some(from)) = (query.get("mount"), query.get("from"))
             && self.mounts
@@ -70,7 +71,7 @@ impl State {
         let session =
             Session { repository, secret, old: Vec::new(), bytes: Vec::new(), short: false };
         self.uploads.insert(id.clone(), session);
-        let mut answer = self.place(&id, 202, port);
+        let mut answer = self.place(&id, 202, host);
         if let Some(minimum) = self.chunk_minimum {
             answer.headers.push(("OCI-Chunk-Min-Length".to_owned(), minimum.to_string()));
         }
@@ -78,21 +79,21 @@ impl State {
     }
 
     /// Says where a session is and how much it has; moves it.
-    fn place(&mut self, id: &str, status: u16, port: u16) -> Answer {
+    fn place(&mut self, id: &str, status: u16, host: &str) -> Answer {
         let (fresh, absolute) = (self.fresh(), self.absolute_locations);
         let mut answer = plain(status, Vec::new());
         let Some(session) = self.uploads.get_mut(id) else { return answer };
         session.old.push(std::mem::replace(&mut session.secret, fresh));
         let path =
             format!("/v2/{}/blobs/uploads/{id}?_state=s%3D{}", session.repository, session.secret);
-        let path = if absolute { format!("http://127.0.0.1:{port}{path}") } else { path };
+        let path = if absolute { format!("http://{host}{path}") } else { path };
         let end = session.bytes.len().saturating_sub(1);
         answer.headers.push(("Location".to_owned(), path));
         answer.headers.push(("Range".to_owned(), format!("0-{end}")));
         answer
     }
 
-    fn take_chunk(&mut self, seen: &Seen, id: &str, body: &[u8], port: u16) -> Answer {
+    fn take_chunk(&mut self, seen: &Seen, id: &str, body: &[u8], host: &str) -> Answer {
         if seen.headers.get("content-type").map(String::as_str) != Some("application/octet-stream")
         {
             return self.violation("a chunk is no application/octet-stream".to_owned());
@@ -107,14 +108,14 @@ impl State {
         let minimum = self.chunk_minimum.unwrap_or(0);
         let Some(session) = self.uploads.get_mut(id) else { return plain(404, Vec::new()) };
         if start != session.bytes.len() {
-            return self.place(id, 416, port);
+            return self.place(id, 416, host);
         }
         if session.short {
             return self.violation("a chunk follows one that is too small".to_owned());
         }
         session.short = body.len() < minimum;
         session.bytes.extend_from_slice(body);
-        self.place(id, 202, port)
+        self.place(id, 202, host)
     }
 
     fn close_upload(

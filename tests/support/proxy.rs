@@ -9,10 +9,13 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 /// The largest head of a request or an answer.
 const MAX_HEAD: usize = 64 << 10;
@@ -111,7 +114,7 @@ struct State {
 
 /// A running proxy. Dropping it closes the door.
 pub struct Proxy {
-    port: u16,
+    address: SocketAddr,
     state: Arc<Mutex<State>>,
     stop: Arc<AtomicBool>,
 }
@@ -119,21 +122,37 @@ pub struct Proxy {
 impl Proxy {
     /// Starts one in front of `upstream` (`HOST:PORT`, plain http).
     pub fn start(upstream: &str) -> Proxy {
-        Proxy::with_window(upstream, None)
+        Proxy::listen("127.0.0.1", upstream, None, None)
     }
 
-    /// The same with a small window, so that a client cannot send much before it is read.
+    /// Starts one on another address than loopback.
+    pub fn on(address: &str, upstream: &str) -> Proxy {
+        Proxy::listen(address, upstream, None, None)
+    }
+
+    /// Starts one with a small window, so that a client cannot send much before it is read.
     pub fn narrow(upstream: &str) -> Proxy {
-        Proxy::with_window(upstream, Some(4096))
+        Proxy::listen("127.0.0.1", upstream, Some(4096), None)
     }
 
-    fn with_window(upstream: &str, window: Option<usize>) -> Proxy {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    /// Starts one on `address` that speaks TLS with its clients, and shows this certificate (PEM; its key
+    /// beside it as `.key`).
+    pub fn with_tls(address: &str, upstream: &str, certificate: &Path) -> Proxy {
+        Proxy::listen(address, upstream, None, Some(server_config(certificate)))
+    }
+
+    fn listen(
+        address: &str,
+        upstream: &str,
+        window: Option<usize>,
+        tls: Option<Arc<ServerConfig>>,
+    ) -> Proxy {
+        let listener = TcpListener::bind((address, 0)).expect("the address has a free port");
         if let Some(window) = window {
             rustix::net::sockopt::set_socket_recv_buffer_size(&listener, window)
                 .expect("a listener has a buffer");
         }
-        let port = listener.local_addr().expect("it is bound").port();
+        let address = listener.local_addr().expect("it is bound");
         let state: Arc<Mutex<State>> = Arc::default();
         let stop = Arc::new(AtomicBool::new(false));
         let (shared, stopped, upstream) =
@@ -143,19 +162,19 @@ impl Proxy {
                 if stopped.load(Ordering::Relaxed) {
                     return;
                 }
-                let (shared, upstream) = (Arc::clone(&shared), upstream.clone());
+                let (shared, upstream, tls) = (Arc::clone(&shared), upstream.clone(), tls.clone());
                 std::thread::spawn(move || {
                     // What breaks here is what the test wants, or is seen by the client.
-                    let _ = serve(stream, &upstream, &shared);
+                    let _ = serve(stream, tls, &upstream, &shared);
                 });
             }
         });
-        Proxy { port, state, stop }
+        Proxy { address, state, stop }
     }
 
-    /// `127.0.0.1:PORT`.
+    /// `ADDRESS:PORT`.
     pub fn host(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.address.to_string()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -205,7 +224,7 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         // Wakes the listener up, so that it sees the flag.
-        let _ = TcpStream::connect(("127.0.0.1", self.port));
+        let _ = TcpStream::connect(self.address);
     }
 }
 
@@ -265,19 +284,87 @@ fn read_head(reader: &mut impl BufRead) -> io::Result<Option<Head>> {
     Ok(Some(Head { first, headers }))
 }
 
+/// What a TLS server with this certificate needs.
+fn server_config(certificate: &Path) -> Arc<ServerConfig> {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let chain = CertificateDer::pem_file_iter(certificate).expect("it was made");
+    let chain = chain.collect::<Result<Vec<_>, _>>().expect("PEM");
+    let key = PrivateKeyDer::from_pem_file(certificate.with_extension("key")).expect("a key");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("ring serves all versions")
+        .with_no_client_auth()
+        .with_single_cert(chain, key);
+    Arc::new(config.expect("certificate and key go together"))
+}
+
+/// A client's connection.
+enum Wire {
+    Plain(TcpStream),
+    Tls(Box<StreamOwned<ServerConnection, TcpStream>>),
+}
+
+impl Wire {
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Wire::Plain(stream) => stream,
+            Wire::Tls(stream) => &stream.sock,
+        }
+    }
+}
+
+impl Read for Wire {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Wire::Plain(stream) => stream.read(buffer),
+            Wire::Tls(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Wire {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Wire::Plain(stream) => stream.write(bytes),
+            Wire::Tls(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Wire::Plain(stream) => stream.flush(),
+            Wire::Tls(stream) => stream.flush(),
+        }
+    }
+}
+
 /// One connection of a client.
 struct Serving<'a> {
-    client: BufReader<TcpStream>,
+    client: BufReader<Wire>,
     shared: &'a Mutex<State>,
     /// Which of those that passed is served.
     at: usize,
 }
 
-fn serve(stream: TcpStream, upstream: &str, shared: &Mutex<State>) -> io::Result<()> {
+fn serve(
+    stream: TcpStream,
+    tls: Option<Arc<ServerConfig>>,
+    upstream: &str,
+    shared: &Mutex<State>,
+) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.set_nodelay(true)?;
-    let mut serving = Serving { client: BufReader::new(stream), shared, at: 0 };
+    let wire = match tls {
+        None => Wire::Plain(stream),
+        Some(config) => {
+            let connection = ServerConnection::new(config).map_err(io::Error::other)?;
+            Wire::Tls(Box::new(StreamOwned::new(connection, stream)))
+        }
+    };
+    let mut serving = Serving { client: BufReader::new(wire), shared, at: 0 };
     while let Some(head) = read_head(&mut serving.client)? {
         if !serving.pass(head, upstream)? {
             return Ok(());
@@ -414,18 +501,18 @@ impl Serving<'_> {
         match fault {
             Some(Fault::CutRequest(_)) => return Ok(false),
             Some(Fault::ResetRequest(_)) => {
-                reset_on_close(self.client.get_ref());
+                reset_on_close(self.client.get_ref().socket());
                 return Ok(false);
             }
             Some(Fault::HalfCloseRequest(_)) => {
-                self.client.get_ref().shutdown(Shutdown::Write)?;
+                self.client.get_ref().socket().shutdown(Shutdown::Write)?;
                 let read = io::copy(&mut self.client.by_ref().take(length - most), &mut io::sink());
                 self.note(|passed| passed.sent += read.unwrap_or(0));
                 return Ok(false);
             }
             Some(Fault::StatusAfter(_, status, headers)) => {
                 self.refuse(*status, headers, b"", 0, false)?;
-                self.client.get_ref().shutdown(Shutdown::Write)?;
+                self.client.get_ref().socket().shutdown(Shutdown::Write)?;
                 // Read, so that the answer does not get lost in a reset.
                 let read = io::copy(&mut self.client.by_ref().take(length - most), &mut io::sink());
                 self.note(|passed| passed.sent += read.unwrap_or(0));
@@ -488,11 +575,11 @@ impl Serving<'_> {
         match fault {
             Some(Fault::CutResponse(_)) => return Ok(false),
             Some(Fault::ResetResponse(_)) => {
-                reset_on_close(self.client.get_ref());
+                reset_on_close(self.client.get_ref().socket());
                 return Ok(false);
             }
             Some(Fault::HalfCloseResponse(_)) => {
-                self.client.get_ref().shutdown(Shutdown::Write)?;
+                self.client.get_ref().socket().shutdown(Shutdown::Write)?;
                 io::copy(&mut self.client, &mut io::sink())?;
                 return Ok(false);
             }

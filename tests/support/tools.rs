@@ -82,36 +82,14 @@ impl Registry {
         );
         let mut ca = None;
         if options.tls {
-            tool(
-                "openssl",
-                &[
-                    "req",
-                    "-x509",
-                    "-newkey",
-                    "rsa:2048",
-                    "-nodes",
-                    "-days",
-                    "2",
-                    "-subj",
-                    "/CN=lapstrake test",
-                    "-addext",
-                    &format!("subjectAltName=IP:{address}"),
-                    "-addext",
-                    "basicConstraints=critical,CA:FALSE",
-                    "-keyout",
-                    &path("key.pem"),
-                    "-out",
-                    &path("cert.pem"),
-                ],
-            );
+            let certificate = Certificate::new("registry").make(dir.path());
             config.push_str(&format!(
                 "  tls:\n    certificate: {}\n    key: {}\n",
-                path("cert.pem"),
-                path("key.pem")
+                certificate.display(),
+                certificate.with_extension("key").display()
             ));
             let _ = tool("chmod", &["a+rx", &dir.path().display().to_string()]);
-            let _ = tool("chmod", &["a+r", &path("cert.pem")]);
-            ca = Some(dir.path().join("cert.pem"));
+            ca = Some(certificate);
         }
         if options.auth {
             // bcrypt of "secret", cost 5: the only scheme that it reads, and no htpasswd needed here.
@@ -190,44 +168,87 @@ impl Registry {
     }
 }
 
+/// A certificate to be made by openssl.
+pub struct Certificate<'a> {
+    /// The name of the files, and a part of its subject.
+    pub name: &'a str,
+    /// Whether it may issue others.
+    pub authority: bool,
+    /// The name of the one that issues it; itself without.
+    pub issuer: Option<&'a str>,
+    /// What the server is called, as openssl writes it; this machine's own address without.
+    pub server: Option<&'a str>,
+    /// The year in which it is valid; two days from now without.
+    pub year: Option<u16>,
+}
+
+impl<'a> Certificate<'a> {
+    /// One of its own authority for this machine's own address, which issues no others.
+    pub fn new(name: &'a str) -> Self {
+        Certificate { name, authority: false, issuer: None, server: None, year: None }
+    }
+
+    /// Makes `NAME.pem` and `NAME.key` in a directory; gives the path of the first.
+    pub fn make(&self, dir: &Path) -> PathBuf {
+        let path = |name: &str, end: &str| dir.join(format!("{name}.{end}")).display().to_string();
+        let (out, key, request) =
+            (path(self.name, "pem"), path(self.name, "key"), path(self.name, "csr"));
+        let server = self.server.map_or_else(|| format!("IP:{}", own_address()), str::to_owned);
+        let constraints = if self.authority { "TRUE" } else { "FALSE" };
+        let extensions =
+            format!("subjectAltName={server}\nbasicConstraints=critical,CA:{constraints}\n");
+        // `openssl req` of Debian 12 gives no certificate for another time than from now on; `ca` does.
+        let settings = format!(
+            "[ca]\ndefault_ca=own\n[own]\ndatabase={}\nnew_certs_dir={}\nrand_serial=yes\n\
+             default_md=sha256\npolicy=any\nx509_extensions=extensions\nunique_subject=no\n\
+             [any]\ncommonName=supplied\n[extensions]\n{extensions}",
+            path(self.name, "index"),
+            dir.display()
+        );
+        fs::write(path(self.name, "cnf"), settings).expect("the directory is writable");
+        fs::write(path(self.name, "index"), "").expect("the directory is writable");
+        let subject = format!("/CN=lapstrake {}", self.name);
+        tool(
+            "openssl",
+            &[
+                "req",
+                "-new",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:prime256v1",
+                "-nodes",
+                "-subj",
+                &subject,
+                "-keyout",
+                &key,
+                "-out",
+                &request,
+            ],
+        );
+        let (settings, year) = (path(self.name, "cnf"), self.year.unwrap_or_default());
+        let (start, end) = (format!("{year:04}0101000000Z"), format!("{year:04}1231000000Z"));
+        let mut args = vec!["ca", "-batch", "-notext", "-config", &settings, "-in", &request];
+        args.extend(["-out", &out]);
+        match self.year {
+            Some(_) => args.extend(["-startdate", &start, "-enddate", &end]),
+            None => args.extend(["-days", "2"]),
+        }
+        let of_issuer = self.issuer.map(|issuer| (path(issuer, "pem"), path(issuer, "key")));
+        match &of_issuer {
+            Some((certificate, key)) => args.extend(["-cert", certificate, "-keyfile", key]),
+            None => args.extend(["-selfsign", "-keyfile", &key]),
+        }
+        tool("openssl", &args);
+        let _ = tool("chmod", &["a+r", &out, &key]);
+        PathBuf::from(out)
+    }
+}
+
 /// Makes `NAME.pem` and `NAME.key` in a directory: a certificate of its own authority for this
 /// machine's own address, or one of `issuer` (another name). With `authority` it may issue others.
 pub fn certificate(dir: &Path, name: &str, authority: bool, issuer: Option<&str>) -> PathBuf {
-    let path = |name: String| dir.join(name).display().to_string();
-    let (out, key) = (path(format!("{name}.pem")), path(format!("{name}.key")));
-    let subject = format!("/CN=lapstrake {name}");
-    let names = format!("subjectAltName=IP:{}", own_address());
-    let constraints =
-        format!("basicConstraints=critical,CA:{}", if authority { "TRUE" } else { "FALSE" });
-    let mut args = vec![
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        &subject,
-        "-addext",
-        &names,
-        "-addext",
-        &constraints,
-        "-keyout",
-        &key,
-        "-out",
-        &out,
-    ];
-    let issuer =
-        issuer.map(|issuer| (path(format!("{issuer}.pem")), path(format!("{issuer}.key"))));
-    if let Some((certificate, key)) = &issuer {
-        args.extend(["-CA", certificate, "-CAkey", key]);
-    }
-    tool("openssl", &args);
-    let _ = tool("chmod", &["a+r", &out, &key]);
-    PathBuf::from(out)
+    Certificate { authority, issuer, ..Certificate::new(name) }.make(dir)
 }
 
 impl Drop for Registry {
