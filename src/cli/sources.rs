@@ -425,7 +425,10 @@ fn local(
     });
     let mut bytes = Vec::new();
     std::fs::File::open(&path)
-        .and_then(|file| file.take(MAX_DOCKERFILE + 1).read_to_end(&mut bytes))
+        .and_then(|file| {
+            bytes.reserve(file.metadata()?.len().min(MAX_DOCKERFILE) as usize + 1);
+            file.take(MAX_DOCKERFILE + 1).read_to_end(&mut bytes)
+        })
         .map_err(|error| Report::of(Exit::Usage, &format!("cannot read {name}"), &error))?;
     Ok(DockerfileSource { path: Some(path), ..DockerfileSource::new(bytes, name) })
 }

@@ -40,13 +40,14 @@ pub fn parse(bytes: &[u8], scope: Scope, check: Option<CheckOptions>) -> Parsed 
         Ok(source) => source,
         Err(diagnostic) => return Parsed { diagnostics: vec![diagnostic], ..Parsed::default() },
     };
+    let most = memchr::memchr_iter(b'\n', source.text.as_bytes()).count() + 1;
     let mut parser = Parser {
         reader: Reader { source: &source.text, at: source.start },
         directives: Directives { check: check.clone().unwrap_or_default(), ..Default::default() },
         given_check: check.is_some(),
         seen: Vec::new(),
         top: Top::Directives,
-        instructions: Vec::new(),
+        instructions: Vec::with_capacity(most.min(MOST_INSTRUCTIONS)),
         words: 0,
         comments: Vec::new(),
         comment_spans: Comments::default(),

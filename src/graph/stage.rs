@@ -103,6 +103,8 @@ impl Planner<'_> {
             .map(|trigger| (trigger, true))
             .chain(stage.body.iter().map(|instruction| (instruction, false)))
             .collect();
+        state.config.history.reserve(instructions.len());
+        self.graph.nodes.reserve(instructions.len());
         let has_base = matches!(prepared.base, Base::Image(_));
         let total = usize::from(has_base)
             + instructions
