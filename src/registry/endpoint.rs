@@ -27,6 +27,8 @@ pub(super) struct Experience {
     dead: Mutex<HashSet<String>>,
     /// By repository as the user named it: where its image was found (registry and repository).
     found: Mutex<HashMap<String, String>>,
+    /// Servers that do not answer `Expect: 100-continue`.
+    pub(super) deaf: Mutex<HashSet<String>>,
 }
 
 /// What a request is about.
@@ -63,7 +65,7 @@ impl Client {
         if endpoints.len() == 1 {
             return ask(&endpoints.remove(0));
         }
-        let Experience { dead, found } = &self.inner.experience;
+        let Experience { dead, found, .. } = &self.inner.experience;
         let mut failures = Vec::new();
         let mut own = None;
         for endpoint in &endpoints {
@@ -98,7 +100,7 @@ impl Client {
         } else {
             self.inner.options.registries.endpoints(reference)?
         };
-        let Experience { dead, found } = &self.inner.experience;
+        let Experience { dead, found, .. } = &self.inner.experience;
         let home = match about {
             About::Image => None,
             About::Part => {

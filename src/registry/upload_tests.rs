@@ -237,3 +237,19 @@ fn nobody_listening_is_told_soon() {
     });
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
 }
+
+#[test]
+fn a_server_that_does_not_know_expect_is_waited_for_once() {
+    let registry = FakeRegistry::start();
+    registry.ignore_expect();
+    let client = client();
+    let start = Instant::now();
+    for seed in 0..4 {
+        let mut blob = noise(2 * MB);
+        blob[0] = seed;
+        arrives(&client, &registry, &blob);
+    }
+    assert!(start.elapsed() < Duration::from_millis(2500), "{:?}", start.elapsed());
+    let asked = registry.seen().iter().filter(|seen| seen.headers.contains_key("expect")).count();
+    assert_eq!(asked, 1);
+}

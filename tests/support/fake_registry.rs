@@ -123,6 +123,7 @@ struct State {
     next: u64,
     mounts: bool,
     absolute_locations: bool,
+    ignores_expect: bool,
     /// The least size of a chunk that is not the last.
     chunk_minimum: Option<usize>,
     /// Larger bodies get a 413.
@@ -178,6 +179,11 @@ impl FakeRegistry {
     /// Lets blobs be mounted from other repositories.
     pub fn allow_mounts(&self) {
         self.lock().mounts = true;
+    }
+
+    /// Never says that a body may come.
+    pub fn ignore_expect(&self) {
+        self.lock().ignores_expect = true;
     }
 
     /// Gives upload locations with scheme (http) and host (as it is asked for).
@@ -324,7 +330,7 @@ fn serve(stream: TcpStream, port: u16, shared: &Mutex<State>) -> io::Result<()> 
             write_answer(&mut writer, &seen, answer, None)?;
             return if expects { Ok(()) } else { drain(&mut reader) };
         }
-        if expects && seen.length > 0 {
+        if expects && seen.length > 0 && !lock().ignores_expect {
             writer.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
         }
         let wanted = match fault {

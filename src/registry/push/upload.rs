@@ -18,7 +18,10 @@
 //!
 //! Start reading at [`Upload::run`].
 
+use std::collections::HashSet;
 use std::io::{self, Read};
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
 
 use super::super::Client;
 use super::super::auth::Access;
@@ -32,6 +35,10 @@ use crate::oci::{Descriptor, Reference};
 /// Bodies from this size on are only sent when the server says that it wants them (RFC 9110,
 /// 10.1.1), so that a 413 or 401 costs no transfer. As curl does.
 const EXPECT_FROM: u64 = 1 << 20;
+
+/// A server that has said nothing for so long does not know of this question, and is not asked again:
+/// ureq sends the body after a second.
+const DEAF_AFTER: Duration = Duration::from_millis(900);
 /// A server that refuses requests so small is no place for a layer.
 const SMALLEST_CHUNK: u64 = 64 << 10;
 /// After so many failures in a row without a byte that stayed, whole uploads give way to chunks.
@@ -252,7 +259,11 @@ impl<'a, 'o> Upload<'a, 'o> {
             _ if length == 0 && size > 0 => Counted::new(Box::new(io::empty()), start, size),
             _ => Counted::new((self.open)(start).map_err(input)?, start, size),
         };
-        let expect = self.expect && length >= EXPECT_FROM;
+        let deaf = &self.client.inner.experience.deaf;
+        let known = |deaf: &HashSet<String>| deaf.contains(&url.authority);
+        let expect = self.expect
+            && length >= EXPECT_FROM
+            && !known(&deaf.lock().unwrap_or_else(PoisonError::into_inner));
         let make = |_: &Url| {
             let mut request = Request::new(method, url.clone())
                 .header("content-type", "application/octet-stream");
@@ -265,6 +276,8 @@ impl<'a, 'o> Upload<'a, 'o> {
             request
         };
         let client = self.client;
+        let asked = Instant::now();
+        content.begun = None;
         let exchange = |reader: &mut dyn Read| {
             let payload = &mut Payload::Stream(reader, length);
             client.call(self.repository, Access::Push, &[], &make, payload)
@@ -275,6 +288,10 @@ impl<'a, 'o> Upload<'a, 'o> {
         } else {
             exchange(&mut content.by_ref().take(length))
         };
+        if expect && content.begun.is_some_and(|begun| begun - asked >= DEAF_AFTER) {
+            let mut deaf = deaf.lock().unwrap_or_else(PoisonError::into_inner);
+            deaf.insert(url.authority.clone());
+        }
         if let Some(failure) = content.error.take() {
             return Err(match failure {
                 Failure::Read(source) => input(source),
@@ -497,6 +514,8 @@ struct Counted<'a> {
     inner: Box<dyn Read + Send + 'a>,
     count: u64,
     size: u64,
+    /// When the first of the present request was wanted.
+    begun: Option<Instant>,
     error: Option<Failure>,
 }
 
@@ -507,7 +526,7 @@ enum Failure {
 
 impl<'a> Counted<'a> {
     fn new(inner: Box<dyn Read + Send + 'a>, count: u64, size: u64) -> Counted<'a> {
-        Counted { inner, count, size, error: None }
+        Counted { inner, count, size, begun: None, error: None }
     }
 
     fn fail(&mut self, failure: Failure) -> io::Error {
@@ -518,6 +537,7 @@ impl<'a> Counted<'a> {
 
 impl Read for Counted<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.begun.get_or_insert_with(Instant::now);
         match self.inner.read(buffer) {
             Ok(count) => {
                 self.count += count as u64;
