@@ -10,6 +10,7 @@ use super::fetch::{Progress, in_parallel};
 use super::{Sink, Source};
 use crate::oci::manifest::MAX_DEPTH;
 use crate::oci::{Descriptor, Digest, Document, Reference, config, media_type};
+use crate::registry::Error as RegistryError;
 
 /// The most that all manifests of one image may have together. They are held in memory until their
 /// blobs are there; hundreds of platforms with attestations have some megabytes.
@@ -229,10 +230,25 @@ fn put(
         return Ok(false);
     }
     let told = AtomicU64::new(0);
-    sink.put_blob_from(blob, source.origin(blob).as_ref(), &mut |offset| {
-        let inner = source.blob_from(blob, offset)?;
+    let put = sink.put_blob_from(blob, source.origin(blob).as_ref(), &mut |offset| {
+        // Digesting a gigabyte takes as long as sending it does; once is enough.
+        let inner = match sink.verifies() && offset == 0 {
+            true => source.blob_unverified(blob)?,
+            false => source.blob_from(blob, offset)?,
+        };
         Ok(Box::new(Told { inner, count: offset, told: &told, blob, label: &label, progress }))
-    })?;
+    });
+    match put {
+        Err(
+            error @ Error::Registry(RegistryError::Status { .. } | RegistryError::Digest { .. }),
+        ) => {
+            // Perhaps it was refused for what it holds: then it is the source that is damaged.
+            let wrong = |error| read_error(&source.describe(), &label, error);
+            std::io::copy(&mut source.blob(blob)?, &mut std::io::sink()).map_err(wrong)?;
+            return Err(error);
+        }
+        put => put?,
+    }
     progress(&label, blob.size, Some(blob.size));
     Ok(true)
 }

@@ -100,6 +100,11 @@ pub trait Source: Send + Sync {
         skip(self.blob(descriptor)?, offset).map_err(wrong)
     }
 
+    /// Opens a blob for somebody who verifies its digest. Its size is verified here, or both are.
+    fn blob_unverified(&self, descriptor: &Descriptor) -> Result<Box<dyn Read + Send>> {
+        self.blob(descriptor)
+    }
+
     /// Gives a file that holds a blob and nothing else, where there is one. Whoever takes it must
     /// verify it.
     fn blob_file(&self, _descriptor: &Descriptor) -> Option<PathBuf> {
@@ -170,6 +175,11 @@ pub trait Sink: Send + Sync {
     /// Stores the root and gives it its names, and makes everything visible. Without names it is
     /// stored nameless.
     fn finish(&self, root: &Descriptor, bytes: &[u8], names: &[Reference]) -> Result<()>;
+
+    /// Tells whether a blob is refused, by whoever keeps it, when its bytes are not what its digest says.
+    fn verifies(&self) -> bool {
+        false
+    }
 
     /// Tells whether blobs may be put from several threads at once and in any order.
     fn parallel(&self) -> bool {

@@ -342,6 +342,13 @@ impl Source for Recompressed {
         }
     }
 
+    fn blob_unverified(&self, descriptor: &Descriptor) -> Result<Box<dyn Read + Send>> {
+        match self.files.contains_key(&descriptor.digest) {
+            true => self.blob(descriptor),
+            false => self.inner.blob_unverified(descriptor),
+        }
+    }
+
     fn blob_file(&self, descriptor: &Descriptor) -> Option<PathBuf> {
         self.inner.blob_file(descriptor)
     }

@@ -129,6 +129,12 @@ impl Sink for RegistrySink {
         }
     }
 
+    /// A registry names blobs by what they hold, and the digest that closes an upload must be that
+    /// (distribution-spec, DIGEST_INVALID).
+    fn verifies(&self) -> bool {
+        true
+    }
+
     fn put_referrer(&self, subject: &Digest, descriptor: &Descriptor, bytes: &[u8]) -> Result<()> {
         Ok(self.client.push_referrer(&self.repository, subject, descriptor, bytes)?)
     }

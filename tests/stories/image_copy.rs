@@ -257,13 +257,32 @@ story!(damaged_images_are_not_copied : root, |env| {
     let mut bytes = std::fs::read(&path).expect("a layer");
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
-    std::fs::write(&path, bytes).expect("it is ours");
+    std::fs::write(&path, &bytes).expect("it is ours");
     for to in [at(env, "oci", "out:1"), at(env, "oci-archive", "out.tar"), at(env, "dir", "out.d"), "stored".to_owned()] {
         env.lapstrake(["copy", &at(env, "oci", "layout:1"), &to]).fails(5).says(&layer);
     }
     assert!(!env.path("out.tar").exists() && !env.path("out/index.json").exists());
     assert!(!env.path("out.d/manifest.json").exists());
     env.lapstrake(["inspect", "stored"]).output().says("stored");
+    // A registry verifies what it gets; that it is the source which is damaged, and not the way, is found out here.
+    let registry = FakeRegistry::start();
+    let name = format!("docker://{}/app:1", registry.host());
+    env.lapstrake(["copy", &at(env, "oci", "layout:1"), &name]).fails(5).says(&layer).says("content has digest");
+    assert!(registry.manifest("app", "1").is_none() && registry.blob("app", &layer).is_none());
+    bytes.pop();
+    std::fs::write(&path, &bytes).expect("it is ours");
+    env.lapstrake(["copy", &at(env, "oci", "layout:1"), &name]).fails(5).says(&layer).says("bytes");
+    // The same in the store.
+    copied(env, &[&busybox(), "whole", "--platform", "linux/amd64"]);
+    let path = env.path("store/layout/blobs/sha256").join(&layer[7..]);
+    tool("chmod", &["u+w", &path.display().to_string()]);
+    for change in [1, 0] {
+        let mut bytes = std::fs::read(&path).expect("a layer");
+        bytes[middle] ^= 1;
+        bytes.truncate(bytes.len() - usize::from(change == 0));
+        std::fs::write(&path, bytes).expect("it is ours");
+        env.lapstrake(["copy", "whole", &name]).fails(5).says(&layer);
+    }
     // Nothing at all, and things that are no images.
     env.lapstrake(["copy", "never", "oci:x"]).fails(2).says("never").says("docker://");
     env.lapstrake(["copy", "docker-daemon:app:1", "oci:x"]).fails(2).says("docker-daemon");
