@@ -104,6 +104,10 @@ pub struct Conductor<'a> {
     predicted: Vec<Option<TreeId>>,
     /// Key of each node, where it is known before it runs.
     keys: Vec<Option<Digest>>,
+    /// Keys that were made to ask caches ahead, and what they stand on.
+    ahead: Vec<Option<(TreeId, Digest)>>,
+    /// A cache has known something.
+    caches_know: bool,
     /// What the layers of RUNs could do without.
     costs: Mutex<BTreeMap<NodeId, Costs>>,
     /// Identities of what steps read, by their inputs.
@@ -126,6 +130,8 @@ impl<'a> Conductor<'a> {
             outcomes: graph.nodes.iter().map(|_| Mutex::new(None)).collect(),
             predicted: vec![None; graph.nodes.len()],
             keys: vec![None; graph.nodes.len()],
+            ahead: vec![None; graph.nodes.len()],
+            caches_know: false,
             costs: Mutex::default(),
             contents: Mutex::default(),
             late_keys: vec![OnceLock::new(); graph.nodes.len()],

@@ -29,6 +29,7 @@ pub mod code;
 mod expose;
 mod history;
 pub mod key;
+mod likeness;
 pub mod merge;
 mod mount;
 pub mod outline;

@@ -5,7 +5,6 @@
 //! order of the file. What a single stage does is in [`super::stage`].
 
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 
 use crate::dockerfile::expand;
@@ -15,6 +14,7 @@ use crate::dockerfile::{
 use crate::oci::{ImageConfig, Platform};
 
 use super::budget::Budget;
+use super::likeness::{likeness, place};
 use super::remote::{Remote, printable};
 use super::stage::StageState;
 use super::{
@@ -695,26 +695,6 @@ impl<'a> Planner<'a> {
             base: state.base,
         });
     }
-}
-
-/// Where nodes that may be one are kept together: by what differs between most of them, and is cheap to
-/// hash.
-fn place(node: &Node) -> u64 {
-    let text = match &node.op {
-        Op::Image { .. } | Op::Remote(_) => "",
-        Op::Local { context } => context,
-        Op::Run(run) => run.args.last().map_or("", String::as_str),
-        Op::Copy(copy) => &copy.dest,
-        Op::Workdir { path, .. } => path,
-    };
-    let mut hasher = DefaultHasher::new();
-    (node.parent, node.inputs.first(), text).hash(&mut hasher);
-    hasher.finish()
-}
-
-/// What makes two nodes one.
-fn likeness(node: &Node) -> (&Op, Option<NodeId>, &[NodeId], &Platform, bool) {
-    (&node.op, node.parent, &node.inputs, &node.platform, node.no_cache)
 }
 
 /// How many variables there may be at a time: the kernel takes 2 MiB of them for a program by default

@@ -6,11 +6,15 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::support::TestEnv;
+use crate::support::fake_registry::FakeRegistry;
 use crate::support::layout::{Layout, sha256};
+use crate::support::proxy::{Fault, Proxy};
 use crate::support::tools::{Registry, RegistryOptions, skopeo_raw, tool};
 
 const UUID: &str = "cat /proc/sys/kernel/random/uuid";
@@ -299,6 +303,45 @@ story!(two_machines_at_the_same_time : user, |env| {
     let (late, _) = on(env, "late", &["--cache-from", &from]);
     let (later, _) = on(env, "later", &["--cache-from", &from]);
     assert_eq!(late.digest(), later.digest());
+});
+
+// A registry that is far away costs few round trips, not one a step; one that knows nothing is asked for nothing but the
+// first steps.
+story!(steps_are_asked_for_side_by_side : user, |env| {
+    let registry = FakeRegistry::start();
+    let proxy = Proxy::start(&registry.host());
+    let place = format!("type=registry,ref={}/cache", proxy.host());
+    let steps = |count: usize| (0..count).map(|n| format!("RUN {UUID} > /{n}\n")).collect::<String>();
+    env.dockerfile(&format!("FROM base\n{}COPY Dockerfile /\n{}", steps(12), steps(2)));
+    let (first, _) = on(env, "one", &["--cache-from", &place, "--cache-to", &format!("{place},mode=max")]);
+    // Both forms of the first step's entry, and then, as each step runs, that step's once more.
+    let early = proxy.passed().into_iter().take_while(|one| !one.target.contains("/blobs/")).count();
+    assert!(early < 8, "{early}: {:?}", proxy.passed());
+
+    // How many are asked for at a time, and the most of that.
+    let inside: Arc<(Mutex<(usize, usize)>, Condvar)> = Arc::default();
+    proxy.reset();
+    let act = {
+        let inside = Arc::clone(&inside);
+        move || {
+            let (counts, more) = &*inside;
+            let mut held = counts.lock().expect("nobody panics with it");
+            *held = (held.0 + 1, held.1.max(held.0 + 1));
+            more.notify_all();
+            // The second to the twelfth RUN and the COPY on them; not for ever when they do not come.
+            let wait = Duration::from_secs(5);
+            let (mut held, _) = more.wait_timeout_while(held, wait, |held| held.1 < 12).expect("nobody panics");
+            held.0 -= 1;
+        }
+    };
+    // The first step goes alone.
+    proxy.fail("GET", "/manifests/s-", 1, 12, Fault::Before(Arc::new(act)));
+    let (second, said) = on(env, "two", &["--cache-from", &place]);
+    assert_eq!(second.digest(), first.digest(), "{said}");
+    assert_eq!(inside.0.lock().expect("nobody panicked").1, 12, "{said}");
+    // One request a step, and no second one.
+    let asked = proxy.matching("GET", "/manifests/");
+    assert_eq!(asked.len(), 15, "{asked:?}");
 });
 
 // A layer that nobody needs is not fetched.

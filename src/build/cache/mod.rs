@@ -104,6 +104,8 @@ pub struct Cache {
     distrusted: Mutex<BTreeSet<LayerId>>,
     /// Entries that were found whole, by the key in their tags.
     found: Mutex<HashMap<Digest, Hit>>,
+    /// What was found for steps whose turn had not come.
+    ahead: Mutex<HashMap<Digest, Hit>>,
     /// Keys that nobody knew.
     missed: Mutex<BTreeSet<Digest>>,
     /// Restarts that distrust has cost.
@@ -193,7 +195,8 @@ impl Cache {
         watch: &dyn Watch,
     ) -> Option<Hit> {
         let name = entry_key(key, epoch);
-        let known = lock(&self.found).get(&name).cloned();
+        let ahead = lock(&self.ahead).remove(&name);
+        let known = ahead.or_else(|| lock(&self.found).get(&name).cloned());
         if let Some(hit) = known.filter(|hit| !lock(&self.distrusted).contains(&hit.layer)) {
             return Some(hit);
         }
@@ -233,6 +236,28 @@ impl Cache {
         }
         lock(&self.missed).insert(name);
         None
+    }
+
+    /// Says whether it is known what the caches say to a key.
+    pub fn has_asked(&self, key: Digest, epoch: Option<i64>) -> bool {
+        let name = entry_key(key, epoch);
+        lock(&self.found).contains_key(&name)
+            || lock(&self.missed).contains(&name)
+            || lock(&self.ahead).contains_key(&name)
+    }
+
+    /// Looks keys up side by side (each with whether it is a RUN's), so that [`Cache::find`] has the
+    /// answers.
+    pub fn look_ahead(&self, keys: &[(Digest, bool)], epoch: Option<i64>, watch: &dyn Watch) {
+        std::thread::scope(|scope| {
+            for &(key, is_run) in keys {
+                scope.spawn(move || {
+                    if let Some(hit) = self.find(key, is_run, epoch, false, watch) {
+                        lock(&self.ahead).insert(entry_key(key, epoch), hit);
+                    }
+                });
+            }
+        });
     }
 
     /// Gives the leases of the build, unless the registry has failed.

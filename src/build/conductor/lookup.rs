@@ -13,14 +13,25 @@ use crate::build::error::Failure;
 use crate::build::explain;
 use crate::build::layers::{BlobForm, EPOCH, lock};
 
+/// How many steps are asked for side by side.
+const AHEAD: usize = 16;
+
 impl Conductor<'_> {
     pub(super) fn look_up_all(&mut self) -> Result<(), Failure> {
         for id in 0..self.graph.nodes.len() {
             *lock(&self.outcomes[id]) = None;
             self.hollow[id] = false;
-            (self.predicted[id], self.keys[id]) = (None, None);
+            (self.predicted[id], self.keys[id], self.ahead[id]) = (None, None, None);
             self.late_keys[id].take();
-            self.look_up(id).map_err(|failure| self.placed(id, failure))?;
+            // What stands on a base can be asked for before its turn comes.
+            if let Op::Image { image } = self.graph.nodes[id].op {
+                self.look_up_image(id, image);
+            }
+        }
+        for id in 0..self.graph.nodes.len() {
+            if !matches!(self.graph.nodes[id].op, Op::Image { .. }) {
+                self.look_up(id).map_err(|failure| self.placed(id, failure))?;
+            }
         }
         Ok(())
     }
@@ -67,22 +78,23 @@ impl Conductor<'_> {
         }
     }
 
-    /// Phase 1 for one node.
+    /// Phase 1 for a base image.
+    fn look_up_image(&mut self, id: NodeId, image: usize) {
+        let config = &self.graph.images[image].config;
+        let mut outcome = Outcome::empty();
+        for diff_id in &config.rootfs.diff_ids {
+            outcome = outcome.with_layer(LayerId::from_diff_id(*diff_id), 0);
+        }
+        outcome.created = None;
+        self.predicted[id] = Some(outcome.tree);
+        *lock(&self.outcomes[id]) = Some(outcome);
+    }
+
+    /// Phase 1 for one node that is no base image.
     fn look_up(&mut self, id: NodeId) -> Result<(), Failure> {
         let node = &self.graph.nodes[id];
-        if let Op::Image { image } = node.op {
-            let config = &self.graph.images[image].config;
-            let mut outcome = Outcome::empty();
-            for diff_id in &config.rootfs.diff_ids {
-                outcome = outcome.with_layer(LayerId::from_diff_id(*diff_id), 0);
-            }
-            outcome.created = None;
-            self.predicted[id] = Some(outcome.tree);
-            *lock(&self.outcomes[id]) = Some(outcome);
-            return Ok(());
-        }
         let Some(below) = self.below_tree(id) else { return Ok(()) };
-        let Some(key) = steps::early_key(self, id, below)? else { return Ok(()) };
+        let Some(key) = self.early_key(id, below)? else { return Ok(()) };
         self.keys[id] = Some(key);
         if let Op::Run(_) = node.op {
             let layer = LayerId::from_run_key(key);
@@ -91,7 +103,9 @@ impl Conductor<'_> {
         let Some(below) = self.outcome(node.parent) else { return Ok(()) };
         // What stands on a step that no cache knows is in none either.
         let found = self.recorded(id, key, &below).or_else(|| {
+            self.look_ahead(id, key);
             let (outcome, hollow) = self.cached(id, key, &below, false)?;
+            self.caches_know = true;
             self.predicted[id] = Some(outcome.tree);
             (!hollow || !self.solid[id]).then(|| {
                 self.hollow[id] = hollow;
@@ -107,6 +121,54 @@ impl Conductor<'_> {
             *lock(&self.outcomes[id]) = Some(outcome);
         }
         Ok(())
+    }
+
+    fn early_key(&self, id: NodeId, below: TreeId) -> Result<Option<Digest>, Failure> {
+        match self.ahead[id] {
+            Some((tree, key)) if tree == below => Ok(Some(key)),
+            _ => steps::early_key(self, id, below),
+        }
+    }
+
+    /// Asks caches side by side for a step and for those after it whose keys are known before their
+    /// turn comes: RUNs one upon the other, and what stands on them. A registry that is far away then
+    /// costs few round trips and not one a step. Only when a cache has known something: one that knows
+    /// nothing is asked for nothing but the first steps.
+    fn look_ahead(&mut self, id: NodeId, key: Digest) {
+        let (cache, epoch) = (&self.build.cache, self.build.options.epoch);
+        if !self.caches_know || cache.is_empty() || cache.has_asked(key, epoch) {
+            return;
+        }
+        let mut trees: BTreeMap<NodeId, TreeId> = BTreeMap::new();
+        let mut keys = Vec::new();
+        for next in id..self.graph.nodes.len() {
+            let node = &self.graph.nodes[next];
+            if node.no_cache || matches!(node.op, Op::Image { .. }) {
+                continue;
+            }
+            let below = match node.parent {
+                None => Some(TreeId::empty()),
+                Some(parent) => trees.get(&parent).copied().or(self.predicted[parent]),
+            };
+            let Some(below) = below else { continue };
+            // What is wrong with it is told when its turn comes.
+            let Ok(Some(key)) = self.early_key(next, below) else { continue };
+            self.ahead[next] = Some((below, key));
+            let is_run = matches!(node.op, Op::Run(_));
+            if is_run {
+                let layer = LayerId::from_run_key(key);
+                trees.insert(next, below.with_layer(layer.as_str()));
+            }
+            if self.build.store.steps().get(&key).is_none() && !cache.has_asked(key, epoch) {
+                keys.push((key, is_run));
+                if keys.len() == AHEAD {
+                    break;
+                }
+            }
+        }
+        if keys.len() > 1 {
+            cache.look_ahead(&keys, epoch, self.build.watch);
+        }
     }
 
     /// Gives the identity of what an input holds, when it is known.
