@@ -10,12 +10,13 @@ use std::io::{self, BufReader, BufWriter};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::ignore::IgnoreRules;
 use super::print::Print;
-use super::walk::{self, Row};
+use super::walk::{self, Forest, Row};
 use super::{Error, Result, stat};
 use crate::layer::toc::{Xattrs, is_overlay_xattr};
 use crate::layer::{EntryRef, KindRef, RootPath, Toc, TocBuilder};
@@ -26,6 +27,12 @@ use crate::sys::{Errno, xattr};
 /// How long before the listing a file must have changed last for its print to be believed. Kernels
 /// stamp files with a clock of 1 to 10 ms; network file systems add some skew.
 const RACY_MARGIN: Duration = Duration::from_millis(100);
+
+/// Bytes from which a stat cache is read by a thread of its own: some thousand files.
+const LARGE: u64 = 1 << 18;
+
+/// Batches of the stat cache that may wait to be used.
+const BATCHES: usize = 16;
 
 /// Rows that a thread takes at a time.
 const BATCH: usize = 64;
@@ -81,9 +88,19 @@ impl Listing {
             .map_or((0, 0), |age| (age.as_secs() as i64, age.subsec_nanos()));
         let forest = walk::walk(root, rules, racy_from, threads)?;
         let cache = stat_cache.and_then(|path| File::open(path).ok());
-        let mut cache =
-            cache.map(|file| stat::Reader::new(BufReader::with_capacity(1 << 18, file)));
+        std::thread::scope(|scope| {
+            let cache = cache.map(|file| stat::Finder::new(records(scope, file)));
+            Listing::join(root, forest, cache, threads)
+        })
+    }
 
+    /// Puts what the walk found and what the stat cache knows together.
+    fn join(
+        root: BorrowedFd<'_>,
+        forest: Forest,
+        mut cache: Option<stat::Finder<impl Iterator<Item = stat::Batch>>>,
+        threads: usize,
+    ) -> Result<Listing> {
         let mut builder = TocBuilder::new();
         let mut prints = Vec::with_capacity(forest.rows);
         // Zeroes from the allocator are not in memory before they are written to.
@@ -106,7 +123,7 @@ impl Listing {
                 links.entry(link).or_default().push(index);
             }
             let known = cache.as_mut().and_then(|cache| cache.find(path, row.print));
-            match known {
+            match &known {
                 Some(known) => {
                     if let Some(digest) = known.digest {
                         digests[index] = *digest.as_bytes();
@@ -129,7 +146,7 @@ impl Listing {
                 uid: 0,
                 gid: 0,
                 mtime: row.mtime,
-                xattrs: known.map_or(&none, |known| &known.xattrs),
+                xattrs: known.map_or(&none, |known| known.xattrs),
             });
             Ok(())
         })?;
@@ -212,6 +229,29 @@ impl Listing {
         *outdated = false;
         Ok(())
     }
+}
+
+/// Reads a stat cache, a large one by a thread of its own: taking it apart costs as much as putting
+/// it together with what was found.
+fn records<'scope>(
+    scope: &'scope std::thread::Scope<'scope, '_>,
+    file: File,
+) -> Box<dyn Iterator<Item = stat::Batch>> {
+    let is_large = file.metadata().is_ok_and(|metadata| metadata.len() > LARGE);
+    let reader = stat::Reader::new(BufReader::with_capacity(1 << 18, file));
+    if !is_large {
+        return Box::new(reader);
+    }
+    let (send, receive) = sync_channel(BATCHES);
+    scope.spawn(move || {
+        for batch in reader {
+            // Whoever wanted it may have failed.
+            if send.send(batch).is_err() {
+                break;
+            }
+        }
+    });
+    Box::new(receive.into_iter())
 }
 
 /// Marks an unchanged stat cache as used, so that pruning by last use spares it. Once an hour is

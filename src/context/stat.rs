@@ -30,14 +30,32 @@ const MAGIC: &[u8; 16] = b"lapstrake-stat-1";
 const DIGEST: u8 = 1;
 const XATTRS: u8 = 2;
 
-/// What is known of a path.
+/// A record.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Known {
-    pub(super) path: Vec<u8>,
-    pub(super) print: Print,
-    pub(super) digest: Option<Digest>,
-    pub(super) xattrs: Xattrs,
+struct Record {
+    path: Vec<u8>,
+    print: Print,
+    digest: Option<Digest>,
+    xattrs: Xattrs,
 }
+
+/// What is known of a path.
+#[derive(Debug, PartialEq)]
+pub(super) struct Known<'a> {
+    pub(super) digest: Option<Digest>,
+    pub(super) xattrs: &'a Xattrs,
+}
+
+/// Records one after the other, packed: one piece of memory for many paths.
+#[derive(Default)]
+pub(super) struct Batch {
+    paths: Vec<u8>,
+    /// Each with the end of its path.
+    records: Vec<(usize, Print, Option<Digest>, Xattrs)>,
+}
+
+/// Records of a batch.
+const BATCH: usize = 1024;
 
 /// Reads a stat cache in path order.
 pub(super) struct Reader<R> {
@@ -45,11 +63,9 @@ pub(super) struct Reader<R> {
     /// The bytes of the present record, for its checksum.
     record: Vec<u8>,
     sum: u64,
-    current: Known,
-    /// Whether `current` holds a record.
+    current: Record,
+    /// Whether there may be more.
     live: bool,
-    records: usize,
-    hits: usize,
 }
 
 impl<R: BufRead> Reader<R> {
@@ -57,35 +73,13 @@ impl<R: BufRead> Reader<R> {
     pub(super) fn new(mut input: R) -> Reader<R> {
         let mut magic = [0; 16];
         let live = input.read_exact(&mut magic).is_ok() && magic == *MAGIC;
-        let current = Known::default();
-        let mut reader =
-            Reader { input, record: Vec::new(), sum: 0, current, live, records: 0, hits: 0 };
-        reader.advance();
-        reader
+        Reader { input, record: Vec::new(), sum: 0, current: Record::default(), live }
     }
 
-    /// Finds a path, which must come after the one of the last call. Only what has the same print
-    /// is found.
-    pub(super) fn find(&mut self, path: &[u8], print: Print) -> Option<&Known> {
-        while self.live && compare(&self.current.path, path).is_lt() {
-            self.advance();
-        }
-        let hit = self.live && self.current.path == path && self.current.print == print;
-        self.hits += usize::from(hit);
-        hit.then_some(&self.current)
-    }
-
-    /// Reads on to the end, and says whether every record was found by somebody.
-    pub(super) fn all_found(mut self) -> bool {
-        while self.live {
-            self.advance();
-        }
-        self.hits == self.records
-    }
-
-    fn advance(&mut self) {
+    /// Reads the next record into `current`; says whether there was one.
+    fn advance(&mut self) -> bool {
         self.live = self.live && self.read_record().is_some();
-        self.records += usize::from(self.live);
+        self.live
     }
 
     fn read_record(&mut self) -> Option<()> {
@@ -138,6 +132,76 @@ impl<R: BufRead> Reader<R> {
             (read == length).then_some(())?;
         }
         Some(&self.record[start..])
+    }
+}
+
+impl<R: BufRead> Iterator for Reader<R> {
+    type Item = Batch;
+
+    fn next(&mut self) -> Option<Batch> {
+        let mut batch = Batch::default();
+        while batch.records.len() < BATCH && self.advance() {
+            batch.paths.extend_from_slice(&self.current.path);
+            let xattrs = std::mem::take(&mut self.current.xattrs);
+            let Record { print, digest, .. } = self.current;
+            batch.records.push((batch.paths.len(), print, digest, xattrs));
+        }
+        (!batch.records.is_empty()).then_some(batch)
+    }
+}
+
+/// Finds paths in batches, in path order.
+pub(super) struct Finder<I> {
+    batches: I,
+    batch: Batch,
+    /// The present record of the batch, and where its path begins.
+    at: usize,
+    start: usize,
+    records: usize,
+    hits: usize,
+}
+
+impl<I: Iterator<Item = Batch>> Finder<I> {
+    /// Starts at the first record.
+    pub(super) fn new(batches: I) -> Finder<I> {
+        let batch = Batch::default();
+        let mut finder = Finder { batches, batch, at: 0, start: 0, records: 0, hits: 0 };
+        finder.refill();
+        finder
+    }
+
+    /// Finds a path, which must come after the one of the last call. Only what has the same print
+    /// is found.
+    pub(super) fn find(&mut self, path: &[u8], print: Print) -> Option<Known<'_>> {
+        while let Some((end, ..)) = self.batch.records.get(self.at) {
+            let own = &self.batch.paths[self.start..*end];
+            if !compare(own, path).is_lt() {
+                break;
+            }
+            self.start = *end;
+            self.at += 1;
+            if self.at == self.batch.records.len() {
+                self.refill();
+            }
+        }
+        let (end, own, digest, xattrs) = self.batch.records.get(self.at)?;
+        let hit = self.batch.paths[self.start..*end] == *path && *own == print;
+        self.hits += usize::from(hit);
+        hit.then_some(Known { digest: *digest, xattrs })
+    }
+
+    fn refill(&mut self) {
+        self.batch = self.batches.next().unwrap_or_default();
+        (self.at, self.start) = (0, 0);
+        self.records += self.batch.records.len();
+    }
+
+    /// Reads on to the end, and says whether every record was found by somebody.
+    pub(super) fn all_found(mut self) -> bool {
+        while !self.batch.records.is_empty() {
+            self.refill();
+        }
+        self.hits == self.records
     }
 }
 
@@ -214,7 +278,7 @@ mod tests {
     use crate::layer::RootPath;
     use proptest::prelude::*;
 
-    fn write(all: &[Known]) -> Vec<u8> {
+    fn write(all: &[Record]) -> Vec<u8> {
         let mut writer = Writer::new(Vec::new()).unwrap();
         for known in all {
             writer.push(&known.path, known.print, known.digest, &known.xattrs).unwrap();
@@ -222,18 +286,27 @@ mod tests {
         writer.finish().unwrap()
     }
 
-    fn read(bytes: &[u8]) -> Vec<Known> {
+    fn read(bytes: &[u8]) -> Vec<Record> {
         let mut reader = Reader::new(bytes);
         let mut all = Vec::new();
-        while reader.live {
+        while reader.advance() {
             all.push(reader.current.clone());
-            reader.advance();
         }
+        // Batches have the same.
+        let mut packed = Vec::new();
+        for Batch { paths, records } in Reader::new(bytes) {
+            let mut start = 0;
+            for (end, print, digest, xattrs) in records {
+                packed.push(Record { path: paths[start..end].to_vec(), print, digest, xattrs });
+                start = end;
+            }
+        }
+        assert_eq!(packed, all);
         all
     }
 
-    fn known(path: &str, number: u64) -> Known {
-        Known {
+    fn known(path: &str, number: u64) -> Record {
+        Record {
             path: path.into(),
             print: Print([number, !number]),
             digest: number.is_multiple_of(2).then(|| Digest::of(path.as_bytes())),
@@ -241,7 +314,7 @@ mod tests {
         }
     }
 
-    fn sample() -> Vec<Known> {
+    fn sample() -> Vec<Record> {
         let paths = ["a", "a/b", "a/bc", "a/bc/d", "a-b", "b"];
         paths.iter().zip(0..).map(|(path, number)| known(path, number)).collect()
     }
@@ -266,17 +339,30 @@ mod tests {
     #[test]
     fn only_equal_prints_are_found() {
         let whole = write(&sample());
-        let mut reader = Reader::new(&whole[..]);
+        let mut reader = Finder::new(Reader::new(&whole[..]));
         assert!(reader.find(b"a", Print([0, !0])).is_some());
         assert!(reader.find(b"a/a", Print([0, !0])).is_none());
         assert!(reader.find(b"a/b", Print([9, 9])).is_none());
-        assert_eq!(reader.find(b"a/bc/d", Print([3, !3])), Some(&sample()[3]));
+        let wanted = &sample()[3];
+        let expected = Known { digest: wanted.digest, xattrs: &wanted.xattrs };
+        assert_eq!(reader.find(b"a/bc/d", Print([3, !3])), Some(expected));
         assert!(reader.find(b"z", Print([3, !3])).is_none());
         assert!(!reader.all_found());
-        let mut reader = Reader::new(&whole[..]);
+        let mut reader = Finder::new(Reader::new(&whole[..]));
         for known in sample() {
             assert!(reader.find(&known.path, known.print).is_some());
         }
+        assert!(reader.all_found());
+        // More than one batch.
+        let many: Vec<Record> =
+            (0..3 * BATCH as u64 + 7).map(|n| known(&format!("{n:06}"), n)).collect();
+        let whole = write(&many);
+        let mut reader = Finder::new(Reader::new(&whole[..]));
+        for wanted in &many {
+            let found = reader.find(&wanted.path, wanted.print).expect("it is there");
+            assert_eq!((found.digest, found.xattrs), (wanted.digest, &wanted.xattrs));
+        }
+        assert!(reader.find(b"z", Print([3, !3])).is_none());
         assert!(reader.all_found());
     }
 
@@ -287,10 +373,10 @@ mod tests {
             let mut paths: Vec<RootPath> = paths.iter().map(|path| path.as_str().into()).collect();
             paths.sort();
             paths.dedup();
-            let all: Vec<Known> = paths
+            let all: Vec<Record> = paths
                 .iter()
                 .zip(0..)
-                .map(|(path, n)| Known { path: path.as_bytes().to_vec(), ..known("x", n) })
+                .map(|(path, n)| Record { path: path.as_bytes().to_vec(), ..known("x", n) })
                 .collect();
             prop_assert_eq!(read(&write(&all)), all);
         }
