@@ -141,9 +141,12 @@ pub fn select(context: &Context, copy: &graph::Copy) -> Result<(Arc<Toc>, Select
     let tree = Tree::new(vec![listing.clone()]);
     let exclude = super::copy::patterns(&copy.exclude).map_err(copy_failure)?;
     let mut selected = Vec::new();
-    for root in roots(&tree, copy)? {
-        let mut rows: Vec<usize> = Vec::new();
-        rows.extend(listing.index_of(root.as_bytes()));
+    for (root, row) in roots(&listing, &tree, copy)? {
+        let mut rows: Vec<usize> = row.into_iter().collect();
+        if row.is_some_and(|row| !matches!(listing.at(row).kind, KindRef::Dir)) {
+            selected.push((root, rows));
+            continue;
+        }
         let prefix = if root.is_root() { 0 } else { root.as_bytes().len() + 1 };
         let keeps = |row: &usize| match &exclude {
             Some(exclude) => !exclude.is_ignored(&listing.at(*row).path[prefix..]),
@@ -161,8 +164,13 @@ fn unreadable(error: &crate::context::Error) -> Failure {
     Failure::of(Kind::Step, "", error)
 }
 
-/// Gives every path that the patterns of a COPY name, links resolved.
-fn roots(tree: &Tree, copy: &graph::Copy) -> Result<Vec<RootPath>, Failure> {
+/// Gives every path that the patterns of a COPY name, links resolved, with its row of the listing
+/// where it has one.
+fn roots(
+    listing: &Toc,
+    tree: &Tree,
+    copy: &graph::Copy,
+) -> Result<Vec<(RootPath, Option<usize>)>, Failure> {
     let mut out = Vec::new();
     for pattern in &copy.sources {
         let pattern = match (copy.parents, pattern.split_once("/./")) {
@@ -171,7 +179,15 @@ fn roots(tree: &Tree, copy: &graph::Copy) -> Result<Vec<RootPath>, Failure> {
             (false, _) => pattern,
         };
         for path in super::copy::expand(tree, pattern).map_err(copy_failure)? {
-            out.push(tree.resolve(&path, true).unwrap_or(path));
+            let row = listing.index_of(path.as_bytes());
+            // What is listed has directories above it, and no links.
+            if row.is_some_and(|row| !matches!(listing.at(row).kind, KindRef::Symlink(_))) {
+                out.push((path, row));
+                continue;
+            }
+            let path = tree.resolve(&path, true).unwrap_or(path);
+            let row = listing.index_of(path.as_bytes());
+            out.push((path, row));
         }
     }
     Ok(out)
