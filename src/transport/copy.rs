@@ -240,7 +240,9 @@ fn put(
     });
     match put {
         Err(
-            error @ Error::Registry(RegistryError::Status { .. } | RegistryError::Digest { .. }),
+            error @ Error::Registry(
+                RegistryError::Status { status: 400..=499, .. } | RegistryError::Digest { .. },
+            ),
         ) => {
             // Perhaps it was refused for what it holds: then it is the source that is damaged.
             let wrong = |error| read_error(&source.describe(), &label, error);
