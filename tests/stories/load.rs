@@ -1,13 +1,14 @@
 //! `load` and `build --load`: into Docker (a socket of ours) and Podman.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::support::fake_docker::{FakeDocker, Mood};
 use crate::support::layout::Layout;
-use crate::support::tools::tool;
-use crate::support::{TestEnv, Who, cache, foreign_platform, host_platform};
+use crate::support::tools::{tool, try_tool};
+use crate::support::{TestEnv, Who, cache, foreign_platform, host_platform, skip};
 
 /// Unpacks what was loaded.
 fn unpacked(env: &TestEnv, archive: &[u8]) -> PathBuf {
@@ -127,4 +128,59 @@ story!(podman_is_loaded_into : root, |env| {
     output.says(host_platform()).says("cannot hold the other 2");
     assert!(podman(&["images", "--format", "{{.Repository}}:{{.Tag}}"]).contains("registry.example/busybox:2"));
     env.lapstrake(["load", &base, "--engine", "docker"]).fails(3).says("docker.sock").says_not("podman in PATH");
+});
+
+/// Docker's daemon with a directory, a socket and a containerd of its own, and no network.
+struct Daemon(std::process::Child);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Not killed: it ends its containerd.
+        let _ = tool("kill", &[&self.0.id().to_string()]);
+        let _ = self.0.wait();
+    }
+}
+
+// Debian's docker.io starts a service where it is installed, so scripts/test does not install it.
+story!(a_docker_that_is_there : root, |env| {
+    need_tool!("dockerd", "containerd", "docker");
+    let place = |name: &str| env.mkdir("docker").join(name).display().to_string();
+    let (socket, log) = (place("sock"), std::fs::File::create(place("log")).expect("it is ours"));
+    let host = format!("unix://{socket}");
+    let daemon = std::process::Command::new("dockerd")
+        .args(["--data-root", &place("data"), "--exec-root", &place("exec"), "--pidfile", &place("pid")])
+        .args(["-H", &host, "--bridge=none", "--iptables=false", "--ip6tables=false", "--storage-driver=vfs"])
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .stderr(log)
+        .spawn();
+    let mut daemon = Daemon(daemon.expect("it is installed"));
+    let docker = |args: &[&str]| try_tool("docker", &[&["-H", &host], args].concat());
+    let until = Instant::now() + Duration::from_secs(30);
+    while !docker(&["version"]).status.success() {
+        let ended = daemon.0.try_wait().expect("it was started").is_some();
+        if ended || Instant::now() > until {
+            let said = std::fs::read_to_string(place("log")).unwrap_or_default();
+            skip("dockerd", &format!("it does not start: {}", said.lines().last().unwrap_or_default()));
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    env.dockerfile("FROM base\nRUN echo hello > /x && ln /x /y && chmod 4755 /y\nCOPY Dockerfile /d/\nCMD [\"cat\", \"/x\"]\n");
+    let image = env.build(["-t", "app:1"]).only();
+    for run in [env.lapstrake(["load", "app:1"]), env.build_command(["-q", "-t", "app:1", "--load"])] {
+        run.env("DOCKER_HOST", &host).ok();
+        let told = docker(&["image", "inspect", "app:1", "-f", "{{json .RootFS.Layers}}"]);
+        let layers: Vec<String> = serde_json::from_slice(&told.stdout).expect("docker prints JSON");
+        assert_eq!(layers, image.diff_ids());
+        assert!(docker(&["image", "rm", "app:1"]).status.success());
+    }
+    env.lapstrake(["load", "app:1"]).env("DOCKER_HOST", &host).ok();
+    let ran = docker(&["run", "--rm", "--network", "none", "app:1"]);
+    assert_eq!(String::from_utf8_lossy(&ran.stdout), "hello\n", "{}", String::from_utf8_lossy(&ran.stderr));
+    // And what it saves is read.
+    let saved = env.path("saved.tar").display().to_string();
+    assert!(docker(&["save", "app:1", "-o", &saved]).status.success());
+    let said = env.lapstrake(["inspect", "--format", "{{json .RootFS.Layers}}", &format!("docker-archive:{saved}")]).ok();
+    assert_eq!(said.stdout.trim(), serde_json::json!(image.diff_ids()).to_string());
 });
