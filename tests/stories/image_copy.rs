@@ -290,6 +290,51 @@ story!(damaged_images_are_not_copied : root, |env| {
     env.lapstrake(["copy", &busybox(), &at(env, "oci", "full")]).fails(2).says("left as it is");
 });
 
+// What podman saves is read below, what skopeo writes above.
+story!(what_umoci_and_buildah_write_is_read : root, |env| {
+    need_tool!("umoci", "buildah");
+    let path = |name: &str| env.path(name).display().to_string();
+    let (layout, bundle) = (path("umoci"), path("bundle"));
+    let image = format!("{layout}:made");
+    tool("umoci", &["init", "--layout", &layout]);
+    tool("umoci", &["new", "--image", &image]);
+    tool("umoci", &["unpack", "--image", &image, &bundle]);
+    env.write_at("bundle/rootfs/hello", "hello\n");
+    std::fs::hard_link(path("bundle/rootfs/hello"), path("bundle/rootfs/again")).expect("it is ours");
+    tool("umoci", &["repack", "--image", &image, &bundle]);
+    tool("umoci", &["config", "--image", &image, "--config.env", "MADE=here", "--config.cmd", "cat"]);
+    let mut made = vec![format!("oci:{image}")];
+
+    let root = env.mkdir("buildah");
+    let dirs = [root.join("root").display().to_string(), root.join("run").display().to_string()];
+    let buildah = |args: &[&str]| {
+        let mut all = vec!["--root", dirs[0].as_str(), "--runroot", dirs[1].as_str(), "--storage-driver=vfs"];
+        all.extend(args);
+        tool("buildah", &all)
+    };
+    env.write_at("theirs/hello", "hello\n");
+    env.write_at("theirs/Dockerfile", "FROM scratch\nCOPY hello /\nCOPY hello /again\nENV MADE=here\nCMD [\"cat\"]\n");
+    buildah(&["build", "--quiet", "--isolation", "chroot", "--layers", "-t", "made", &path("theirs")]);
+    for to in ["oci:b-oci:made", "oci-archive:b-oci.tar:made", "docker-archive:b-docker.tar:localhost/made:1", "dir:b-dir"] {
+        let (form, rest) = to.split_once(':').expect("a form");
+        let to = format!("{form}:{}", path(rest));
+        buildah(&["push", "--quiet", "made", &to]);
+        made.push(to);
+    }
+    for (number, name) in made.iter().enumerate() {
+        env.lapstrake(["verify", name]).ok();
+        let copy = at(env, "oci", &format!("read{number}:1"));
+        copied(env, &[name, &copy]);
+        // `FROM` reads all forms but dir:.
+        let base = if name.starts_with("dir:") { &copy } else { name };
+        env.dockerfile(&format!("FROM {base}\nCOPY --from=base /bin/busybox /bin/cat\nRUN [\"/bin/cat\", \"/hello\"]\n"));
+        let image = env.build_into(&format!("on{number}"), [] as [&str; 0]).only();
+        assert_eq!((image.text("hello").as_str(), image.has("again")), ("hello\n", true), "{name}");
+        assert_eq!(image.runtime("Cmd").to_string(), "[\"cat\"]", "{name}");
+        assert!(image.env().contains(&"MADE=here".to_owned()), "{name}: {:?}", image.env());
+    }
+});
+
 story!(podman_runs_on_what_is_copied : root, |env| {
     need_tool!("podman");
     let archive = at(env, "oci-archive", "image.tar:app");
