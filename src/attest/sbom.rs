@@ -126,7 +126,7 @@ pub fn document(contents: &Contents, name: &str, image: &Digest, created: &str) 
     }
     if !contents.unread.is_empty() {
         out["comment"] = json!(format!(
-            "This document does not tell of the packages in {}: databases of rpm are not read.",
+            "This document does not tell of the packages in {}, which cannot be read or is too large.",
             contents.unread.join(", ")
         ));
     }

@@ -417,12 +417,12 @@ fn contents(conductor: &Conductor<'_>, output: &Output) -> Result<sbom::Contents
     for found in tree.walk(&RootPath::root()) {
         let KindRef::File { size, .. } = found.target().entry.kind else { continue };
         let path = String::from_utf8_lossy(found.entry.path).into_owned();
-        if package::is_rpm(&path) {
+        let mode = found.target().entry.mode;
+        let Some(source) = package::classify(&path, mode, size) else { continue };
+        if source == Source::Rpm && size > package::MAX_TEXT {
             contents.unread.push(path);
             continue;
         }
-        let mode = found.target().entry.mode;
-        let Some(source) = package::classify(&path, mode, size) else { continue };
         // A program of many names is looked into once.
         let is_other_name = matches!(found.entry.kind, KindRef::Hardlink(_));
         if !(source == Source::Program && is_other_name) {
@@ -453,7 +453,10 @@ fn contents(conductor: &Conductor<'_>, output: &Output) -> Result<sbom::Contents
     }
     for (path, shown, source) in &files {
         let bytes = open(path, shown, *source == Source::Program)?;
-        contents.packages.extend(package::parse(*source, shown, &bytes, &contents.os));
+        match package::parse(*source, shown, &bytes, &contents.os) {
+            Some(found) => contents.packages.extend(found),
+            None => contents.unread.push(shown.clone()),
+        }
     }
     Ok(contents)
 }

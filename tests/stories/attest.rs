@@ -234,8 +234,10 @@ story!(sbom_tells_what_is_installed : root user single, |env| {
     env.write("package.json", r#"{"name":"left-pad","version":"1.3.0","license":"WTFPL"}"#);
     env.write("Cargo.lock", "[[package]]\nname = \"serde\"\nversion = \"1.0.200\"\n");
     env.write("rpmdb.sqlite", "SQLite format 3\0");
+    let packed = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/rpm/rpmdb.sqlite.zst");
+    env.write("whole.sqlite", zstd::decode_all(fs::File::open(packed).expect("it is there")).expect("zstd"));
     env.dockerfile(
-        "FROM base\nCOPY os-release /etc/os-release\nCOPY status /var/lib/dpkg/status\nCOPY installed /lib/apk/db/installed\nCOPY METADATA /usr/lib/python3/dist-packages/requests-2.31.0.dist-info/METADATA\nCOPY package.json /app/node_modules/left-pad/package.json\nCOPY package.json /removed/node_modules/removed/package.json\nCOPY Cargo.lock /src/\nCOPY rpmdb.sqlite /var/lib/rpm/\nRUN mkdir -p /late/node_modules/@a/b && echo '{\"name\":\"@a/b\",\"version\":\"2.0.0\"}' > /late/node_modules/@a/b/package.json && rm -r /removed\n",
+        "FROM base\nCOPY os-release /etc/os-release\nCOPY status /var/lib/dpkg/status\nCOPY installed /lib/apk/db/installed\nCOPY METADATA /usr/lib/python3/dist-packages/requests-2.31.0.dist-info/METADATA\nCOPY package.json /app/node_modules/left-pad/package.json\nCOPY package.json /removed/node_modules/removed/package.json\nCOPY Cargo.lock /src/\nCOPY rpmdb.sqlite /var/lib/rpm/\nCOPY whole.sqlite /usr/lib/sysimage/rpm/rpmdb.sqlite\nRUN mkdir -p /late/node_modules/@a/b && echo '{\"name\":\"@a/b\",\"version\":\"2.0.0\"}' > /late/node_modules/@a/b/package.json && rm -r /removed\n",
     );
     let args = ["-t", "app:1", "--sbom=true", "--build-arg", EPOCH];
     let out = build(env, "out", &args);
@@ -247,6 +249,9 @@ story!(sbom_tells_what_is_installed : root user single, |env| {
     assert!(document["comment"].as_str().is_some_and(|text| text.contains("rpm")), "{document:#}");
     let mut found = purls(document);
     found.sort();
+    let (rpm, found): (Vec<_>, Vec<_>) = found.into_iter().partition(|purl| purl.starts_with("pkg:rpm/"));
+    assert_eq!(rpm.len(), 40);
+    assert_eq!(rpm[0], "pkg:rpm/debian/plank-10@1.10-3.el9?arch=noarch&distro=debian-12&epoch=2&upstream=plank-10-1.10-3.el9.src.rpm");
     assert_eq!(
         found,
         [

@@ -6,15 +6,14 @@
 //! | `lib/apk/db/installed`, `usr/lib/apk/db/installed` | apk's |
 //! | `*.dist-info/METADATA`, `*.egg-info/PKG-INFO` | Python |
 //! | `node_modules/*/package.json` | npm, pnpm, yarn |
+//! | `rpmdb.sqlite`, `Packages.db`, `Packages` below `var/lib/rpm` and where it is today | rpm's database ([`rpm`]) |
 //! | `Cargo.lock` | Rust, where sources or their lock lie in the image |
 //! | executables with Go's build information | Go 1.18 and later |
-//!
-//! The database of rpm is binary (sqlite, ndb or Berkeley DB) and is not read; [`is_rpm`] finds it,
-//! so that the SBOM can say that it does not tell of it.
 
 mod dpkg;
 mod go;
 mod language;
+mod rpm;
 
 use super::purl::purl;
 
@@ -34,6 +33,8 @@ pub enum Source {
     Dpkg,
     /// The database of apk.
     Apk,
+    /// The database of rpm.
+    Rpm,
     /// Metadata of a Python distribution.
     Python,
     /// `package.json` of an installed package.
@@ -83,6 +84,7 @@ pub fn classify(path: &str, mode: u32, size: u64) -> Option<Source> {
         "etc/os-release" | "usr/lib/os-release" => Source::OsRelease,
         "var/lib/dpkg/status" => Source::Dpkg,
         "lib/apk/db/installed" | "usr/lib/apk/db/installed" => Source::Apk,
+        _ if is_rpm(dir, name) => Source::Rpm,
         _ if dir == "var/lib/dpkg/status.d" && !name.ends_with(".md5sums") => Source::Dpkg,
         _ if name == "METADATA" && dir.ends_with(".dist-info") => Source::Python,
         _ if name == "PKG-INFO" && dir.ends_with(".egg-info") => Source::Python,
@@ -93,7 +95,8 @@ pub fn classify(path: &str, mode: u32, size: u64) -> Option<Source> {
         }
         _ => return None,
     };
-    (size > 0 && size <= MAX_TEXT).then_some(source)
+    // Of a database that is too large, it is told that it is not read.
+    (size > 0 && (size <= MAX_TEXT || source == Source::Rpm)).then_some(source)
 }
 
 /// Says whether a directory is that of a package itself and not something inside of it.
@@ -107,20 +110,21 @@ fn is_npm_package(dir: &str) -> bool {
     in_modules && !name.starts_with(['.', '@'])
 }
 
-/// Says whether a path is a database of rpm.
-pub fn is_rpm(path: &str) -> bool {
-    let Some((dir, name)) = path.rsplit_once('/') else { return false };
+/// Says whether a file is a database of rpm.
+fn is_rpm(dir: &str, name: &str) -> bool {
     matches!(dir, "var/lib/rpm" | "usr/lib/sysimage/rpm" | "usr/share/rpm")
         && matches!(name, "rpmdb.sqlite" | "Packages" | "Packages.db")
 }
 
-/// Reads one file. What can't be read is no package: an image may hold anything.
-pub fn parse(source: Source, path: &str, bytes: &[u8], os: &Os) -> Vec<Package> {
+/// Reads one file. What can't be read is no package: an image may hold anything. None is a database that
+/// nobody can read, and that an SBOM should tell of.
+pub fn parse(source: Source, path: &str, bytes: &[u8], os: &Os) -> Option<Vec<Package>> {
     let text = String::from_utf8_lossy(bytes);
     let mut packages = match source {
         Source::OsRelease => Vec::new(),
         Source::Dpkg => dpkg::dpkg(&text, os),
         Source::Apk => dpkg::apk(&text, os),
+        Source::Rpm => rpm::packages(bytes, os)?,
         Source::Python => language::python(&text).into_iter().collect(),
         Source::Npm => language::npm(bytes).into_iter().collect(),
         Source::Cargo => language::cargo(&text),
@@ -129,7 +133,7 @@ pub fn parse(source: Source, path: &str, bytes: &[u8], os: &Os) -> Vec<Package> 
     for package in &mut packages {
         package.found_in = path.to_owned();
     }
-    packages
+    Some(packages)
 }
 
 /// Reads `os-release` (os-release(5)).
@@ -190,10 +194,12 @@ mod tests {
             ("usr/bin/tool", 0o755, 2 << 20, Some(Source::Program)),
             ("usr/bin/sh", 0o755, 1000, None),
             ("usr/lib/os-release", 0o644, 10, Some(Source::OsRelease)),
+            ("var/lib/rpm/rpmdb.sqlite", 0o644, 10, Some(Source::Rpm)),
+            ("usr/lib/sysimage/rpm/Packages.db", 0o644, 10, Some(Source::Rpm)),
+            ("var/lib/rpm/x", 0o644, 10, None),
         ] {
             assert_eq!(classify(path, mode, size), want, "{path}");
         }
-        assert!(is_rpm("var/lib/rpm/rpmdb.sqlite") && !is_rpm("var/lib/rpm/x"));
     }
 
     #[test]
