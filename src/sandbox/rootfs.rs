@@ -501,6 +501,8 @@ fn target(root: BorrowedFd<'_>, path: &str, is_dir: bool) -> Result<OwnedFd> {
                 } else {
                     node::mkdir(at.as_fd(), part, 0o755)
                 }
+                // Another step that shares a cache may have made it just now.
+                .or_else(|e| if e.is(Errno::EXIST) { Ok(()) } else { Err(e) })
                 .map_err(doing("making the target"))?;
                 dir::open_path_in_root(root, &done)
             }
@@ -509,4 +511,33 @@ fn target(root: BorrowedFd<'_>, path: &str, is_dir: bool) -> Result<OwnedFd> {
         at = next.map_err(doing("opening the target"))?;
     }
     Ok(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Steps that share a cache and mount something within it make its target at the same moment.
+    #[test]
+    fn two_may_make_a_target_at_once() {
+        let place = tempfile::tempdir().unwrap();
+        let root = dir::open(place.path()).unwrap();
+        let start = std::sync::Barrier::new(2);
+        let failures = std::sync::Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for round in 0..300 {
+                        start.wait();
+                        let made = target(root.as_fd(), &format!("/{round}/a/b"), true);
+                        let file = target(root.as_fd(), &format!("/{round}/c"), false);
+                        // Kept for later: the other one waits for this one at the barrier.
+                        failures.lock().unwrap().extend(made.and(file).err());
+                    }
+                });
+            }
+        });
+        let failures = failures.into_inner().unwrap();
+        assert!(failures.is_empty(), "{} failures: {}", failures.len(), failures[0]);
+    }
 }
