@@ -332,9 +332,11 @@ impl Error {
     }
 }
 
-/// The statuses after which a request is tried again.
+/// The statuses after which a request is tried again: proxies and content networks have some of their
+/// own (520 to 530). What a server does not implement (501, 505), and a network that wants a login
+/// (511), do not get better.
 pub(super) fn is_temporary_status(status: u16) -> bool {
-    matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
+    matches!(status, 408 | 429 | 500..=599) && !matches!(status, 501 | 505 | 511)
 }
 
 /// Reads a registry's error document; anything else gives nothing.

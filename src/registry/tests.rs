@@ -126,6 +126,7 @@ fn temporary_failures_are_tried_again() {
         Fault::Status(503, vec![("Retry-After".into(), "0".into())], "busy".into()),
         Fault::Status(429, vec![("Retry-After".into(), "1".into())], String::new()),
         Fault::Status(408, vec![], String::new()),
+        Fault::Status(520, vec![], String::new()),
         Fault::Truncate(10),
     ] {
         let registry = FakeRegistry::start();
@@ -135,6 +136,17 @@ fn temporary_failures_are_tried_again() {
         assert_eq!(resolved.unwrap().0, descriptor, "{fault:?}");
         assert_eq!(registry.count("GET", "/manifests/"), 3, "{fault:?}");
         clean(&registry);
+    }
+}
+
+#[test]
+fn what_does_not_get_better_is_asked_once() {
+    for status in [400, 404, 418, 501, 505, 511] {
+        let registry = FakeRegistry::start();
+        image(&registry);
+        registry.fail("GET", "/manifests/", 0, 9, Fault::Status(status, vec![], String::new()));
+        client().resolve(&reference(&registry, ":1")).unwrap_err();
+        assert_eq!(registry.count("GET", "/manifests/"), 1, "{status}");
     }
 }
 

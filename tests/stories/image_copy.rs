@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::support::fake_registry::{FakeRegistry, digest};
 use crate::support::image::{Made, Tar, Writer};
 use crate::support::layout::Layout;
-use crate::support::tools::{Registry, RegistryOptions, skopeo_raw, tool};
+use crate::support::tools::{Containers, Registry, RegistryOptions, skopeo_raw, tool};
 use crate::support::{TestEnv, cache};
 
 fn busybox() -> String {
@@ -305,13 +305,8 @@ story!(what_umoci_and_buildah_write_is_read : root, |env| {
     tool("umoci", &["config", "--image", &image, "--config.env", "MADE=here", "--config.cmd", "cat"]);
     let mut made = vec![format!("oci:{image}")];
 
-    let root = env.mkdir("buildah");
-    let dirs = [root.join("root").display().to_string(), root.join("run").display().to_string()];
-    let buildah = |args: &[&str]| {
-        let mut all = vec!["--root", dirs[0].as_str(), "--runroot", dirs[1].as_str(), "--storage-driver=vfs"];
-        all.extend(args);
-        tool("buildah", &all)
-    };
+    let buildah = Containers::new("buildah", &env.mkdir("buildah"));
+    let buildah = |args: &[&str]| buildah.run(args);
     env.write_at("theirs/hello", "hello\n");
     env.write_at("theirs/Dockerfile", "FROM scratch\nCOPY hello /\nCOPY hello /again\nENV MADE=here\nCMD [\"cat\"]\n");
     buildah(&["build", "--quiet", "--isolation", "chroot", "--layers", "-t", "made", &path("theirs")]);
@@ -339,13 +334,8 @@ story!(podman_runs_on_what_is_copied : root, |env| {
     need_tool!("podman");
     let archive = at(env, "oci-archive", "image.tar:app");
     copied(env, &[&busybox(), &archive]);
-    let root = env.mkdir("podman");
-    let podman = |args: &[&str]| {
-        let (root, run) = (root.join("root").display().to_string(), root.join("run").display().to_string());
-        let mut all = vec!["--root", root.as_str(), "--runroot", run.as_str(), "--storage-driver=vfs"];
-        all.extend(args);
-        tool("podman", &all)
-    };
+    let podman = Containers::new("podman", &env.mkdir("podman"));
+    let podman = |args: &[&str]| podman.run(args);
     let id = podman(&["pull", "--quiet", &archive]);
     assert_eq!(podman(&["image", "inspect", "--format", "{{.Os}}", id.trim()]).trim(), "linux");
     // What podman saves is read.

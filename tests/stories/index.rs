@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::support::fake_registry::FakeRegistry;
 use crate::support::image::{Made, Tar, Writer};
 use crate::support::layout::Layout;
-use crate::support::tools::{Registry, RegistryOptions, skopeo_raw, tool};
+use crate::support::tools::{Containers, Registry, RegistryOptions, skopeo_raw, tool};
 use crate::support::{TestEnv, cache};
 
 fn at(env: &TestEnv, scheme: &str, name: &str) -> String {
@@ -225,13 +225,8 @@ story!(lists_of_docker_and_buildah_are_taken : root, |env| {
     env.lapstrake(["index", "annotate", &list, "linux/arm64", "--annotation", "a=b"]).ok();
     assert_eq!(skopeo_raw(&list)["mediaType"], "application/vnd.oci.image.index.v1+json");
     // Buildah reads it: its manifest list has the same two.
-    let root = env.mkdir("buildah");
-    let dirs = [root.join("root").display().to_string(), root.join("run").display().to_string()];
-    let buildah = |args: &[&str]| {
-        let mut all = vec!["--root", dirs[0].as_str(), "--runroot", dirs[1].as_str(), "--storage-driver=vfs"];
-        all.extend(args);
-        tool("buildah", &all)
-    };
+    let buildah = Containers::new("buildah", &env.mkdir("buildah"));
+    let buildah = |args: &[&str]| buildah.run(args);
     buildah(&["manifest", "create", "ours"]);
     buildah(&["manifest", "add", "--all", "--tls-verify=false", "ours", &list]);
     let shown: Value = serde_json::from_str(&buildah(&["manifest", "inspect", "ours"])).expect("JSON");

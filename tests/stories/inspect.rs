@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::support::image::{Made, Tar, Writer, busybox_layer};
-use crate::support::tools::tool;
+use crate::support::tools::{Containers, tool};
 use crate::support::{TestEnv, cache, host_platform};
 
 fn busybox() -> String {
@@ -66,13 +66,8 @@ story!(templates_agree_with_skopeo_and_podman : root, |env| {
         let theirs = tool("skopeo", &["inspect", "--format", template, &image]);
         assert_eq!(shows(env, &image, template), theirs.trim_end_matches('\n'), "{template}");
     }
-    let root = env.mkdir("podman");
-    let dirs = [root.join("root").display().to_string(), root.join("run").display().to_string()];
-    let podman = |args: &[&str]| {
-        let mut all = vec!["--root", dirs[0].as_str(), "--runroot", dirs[1].as_str(), "--storage-driver=vfs"];
-        all.extend(args);
-        tool("podman", &all)
-    };
+    let podman = Containers::new("podman", &env.mkdir("podman"));
+    let podman = |args: &[&str]| podman.run(args);
     let id = podman(&["pull", "--quiet", &image]);
     for template in ["{{.Config.Cmd}}", "{{.Config.WorkingDir}}", "{{json .Config.Labels}}", "{{.RootFS.Type}} {{.RootFS.Layers}}", "{{.Config.Env}}", "{{.Os}}"] {
         let theirs = podman(&["image", "inspect", "--format", template, id.trim()]);

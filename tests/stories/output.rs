@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::support::layout::Layout;
-use crate::support::tools::{skopeo_raw, tool};
+use crate::support::tools::{Containers, skopeo_raw, tool};
 use crate::support::{TestEnv, host_platform, which};
 
 fn simple(env: &TestEnv) {
@@ -48,15 +48,8 @@ story!(podman_loads_and_buildah_reads_what_was_built : root, |env| {
     simple(env);
     let archive = env.path("image.tar");
     env.build_command(["-t", "example.com/app:1", "-o", &format!("type=docker,dest={}", archive.display())]).ok();
-    let storage = env.path("containers");
-    let storage = storage.display().to_string();
-    let run = env.path("run");
-    let run = run.display().to_string();
-    let podman = |args: &[&str]| {
-        let mut all = vec!["--root", &storage, "--runroot", &run, "--storage-driver", "vfs"];
-        all.extend(args);
-        tool("podman", &all)
-    };
+    let podman = Containers::new("podman", &env.mkdir("containers"));
+    let podman = |args: &[&str]| podman.run(args);
     let loaded = podman(&["load", "-i", &archive.display().to_string()]);
     assert!(loaded.contains("example.com/app:1"), "{loaded}");
     let inspected: serde_json::Value = serde_json::from_str(&podman(&["image", "inspect", "example.com/app:1"])).expect("JSON");
@@ -64,7 +57,7 @@ story!(podman_loads_and_buildah_reads_what_was_built : root, |env| {
     let layout = env.build_into("layout", ["-t", "app:1"]);
     let id = podman(&["pull", "--quiet", &format!("oci:{}:1", layout.dir.display())]);
     assert!(!id.trim().is_empty());
-    tool("chmod", &["-R", "u+rwX", &storage]);
+    tool("chmod", &["-R", "u+rwX", &env.path("containers").display().to_string()]);
 });
 
 story!(archives_as_output : root user, |env| {

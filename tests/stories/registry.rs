@@ -84,6 +84,9 @@ story!(credentials_of_docker_and_podman : root user, |env| {
     fs::remove_file(env.path("home/.config/containers/auth.json")).expect("it was written");
     auth_file(env, "docker-config/config.json", &registry.host);
     env.build_command(["-t", "x", "--pull=always"]).env("DOCKER_CONFIG", &dir).ok();
+    let file = env.path("docker-config/config.json");
+    env.build_command(["-t", "x", "--pull=always"]).env("REGISTRY_AUTH_FILE", &file).ok();
+    env.build_command(["-t", "x", "--pull=always"]).fails(4).says("no credentials");
 });
 
 story!(certificate_authority_of_the_command_line : root user, |env| {

@@ -5,7 +5,7 @@
 //! whatever they show.
 
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::support::fake_registry::FakeRegistry;
@@ -21,6 +21,14 @@ const LAYER: usize = 1 << 20;
 /// Retries at once, and gives up soon what does not answer.
 const HASTY: &str =
     "retry-delay=5ms,chunk-size=256k,stall-timeout=500ms,connect-timeout=1s,answer-timeout=2s";
+
+/// An authority, and a server's certificate by it.
+fn certified(env: &TestEnv) -> (PathBuf, PathBuf) {
+    let dir = env.mkdir("tls");
+    let authority = Certificate { authority: true, ..Certificate::new("authority") }.make(&dir);
+    let server = Certificate { issuer: Some("authority"), ..Certificate::new("server") }.make(&dir);
+    (authority, server)
+}
 
 /// A command that trusts this authority.
 fn trusting(env: &TestEnv, authority: &Path, args: &[&str]) -> Run {
@@ -119,9 +127,7 @@ story!(broken_tls_connections_are_taken_up_again : root, |env| {
     if no_address() {
         return;
     }
-    let dir = env.mkdir("tls");
-    let authority = Certificate { authority: true, ..Certificate::new("authority") }.make(&dir);
-    let server = Certificate { issuer: Some("authority"), ..Certificate::new("server") }.make(&dir);
+    let (authority, server) = certified(env);
     let registry = FakeRegistry::start();
     let proxy = Proxy::with_tls(&own_address(), &registry.host(), &server);
     let image = make_image(env, LAYER);
@@ -153,9 +159,7 @@ story!(nothing_leads_from_https_to_http : root user, |env| {
     if no_address() {
         return;
     }
-    let dir = env.mkdir("tls");
-    let authority = Certificate { authority: true, ..Certificate::new("authority") }.make(&dir);
-    let server = Certificate { issuer: Some("authority"), ..Certificate::new("server") }.make(&dir);
+    let (authority, server) = certified(env);
     let registry = FakeRegistry::start();
     let image = make_image(env, LAYER);
     let secure = Proxy::with_tls(&own_address(), &registry.host(), &server);

@@ -168,6 +168,27 @@ impl Registry {
     }
 }
 
+/// Podman or Buildah with a storage of its own.
+pub struct Containers {
+    program: &'static str,
+    root: String,
+    run: String,
+}
+
+impl Containers {
+    /// Its storage is made in `dir`, which must exist.
+    pub fn new(program: &'static str, dir: &Path) -> Self {
+        let path = |name: &str| dir.join(name).display().to_string();
+        Containers { program, root: path("root"), run: path("run") }
+    }
+
+    /// Runs a command, which must succeed; gives its stdout.
+    pub fn run(&self, args: &[&str]) -> String {
+        let storage = ["--root", &self.root, "--runroot", &self.run, "--storage-driver=vfs"];
+        tool(self.program, &[&storage, args].concat())
+    }
+}
+
 /// A certificate to be made by openssl.
 pub struct Certificate<'a> {
     /// The name of the files, and a part of its subject.
