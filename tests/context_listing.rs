@@ -223,6 +223,88 @@ fn an_unchanged_stat_cache_is_not_written() {
     assert_ne!(fs::metadata(cache(&dir)).unwrap().ino(), first.ino());
 }
 
+/// Tells the context an answer, and gives what it knew before.
+fn ask(dir: &tempfile::TempDir, ignore: &str, threads: usize, answer: &str) -> Option<Digest> {
+    let context = open(dir, ignore, threads);
+    let question = Digest::of(b"question");
+    let known = context.answer(&question).unwrap();
+    // As a build does: what is not known is made of the listing.
+    if known.is_none() {
+        context.listing().unwrap();
+        context.remember(question, Digest::of(answer.as_bytes()));
+    }
+    context.save_stat_cache().unwrap();
+    known
+}
+
+#[test]
+fn answers_hold_until_anything_changes() {
+    let dir = scratch(&["a", "b/c", "b/d/e", "f/g", "f/h"]);
+    let root = dir.path().join("c");
+    symlink("a", root.join("link")).unwrap();
+    type Change = fn(&Path);
+    let changes: [(&str, Change); 10] = [
+        ("content", |root| fs::write(root.join("b/d/e"), "E").unwrap()),
+        ("mode", |root| {
+            fs::set_permissions(root.join("a"), fs::Permissions::from_mode(0o600)).unwrap();
+        }),
+        ("mode of a directory", |root| {
+            fs::set_permissions(root.join("b"), fs::Permissions::from_mode(0o700)).unwrap();
+        }),
+        ("new file", |root| fs::write(root.join("b/n"), "").unwrap()),
+        ("new directory", |root| fs::create_dir(root.join("z")).unwrap()),
+        ("gone", |root| fs::remove_file(root.join("f/g")).unwrap()),
+        ("name", |root| fs::rename(root.join("f/h"), root.join("f/i")).unwrap()),
+        ("moved to another directory", |root| {
+            fs::rename(root.join("f/i"), root.join("b/i")).unwrap();
+        }),
+        ("target of a link", |root| {
+            fs::remove_file(root.join("link")).unwrap();
+            symlink("b", root.join("link")).unwrap();
+        }),
+        ("an empty directory moved", |root| {
+            fs::rename(root.join("z"), root.join("b/z")).unwrap();
+        }),
+    ];
+    settle(&dir);
+    assert_eq!(ask(&dir, "", 2, "first"), None);
+    assert_eq!(ask(&dir, "", 1, ""), Some(Digest::of(b"first")), "for any number of threads");
+    for (name, change) in changes {
+        change(&root);
+        settle(&dir);
+        assert_eq!(ask(&dir, "", 2, name), None, "{name}");
+        assert_eq!(ask(&dir, "", 2, ""), Some(Digest::of(name.as_bytes())), "{name}");
+    }
+    assert_eq!(ask(&dir, "b/c\n", 2, "without b/c"), None, "other rules, other context");
+    assert_eq!(ask(&dir, "b/c\nnothing\n", 2, ""), Some(Digest::of(b"without b/c")));
+}
+
+#[test]
+fn answers_about_what_changed_just_now_are_not_kept() {
+    let dir = scratch(&["old"]);
+    settle(&dir);
+    // A time to come is as late as it gets, however slow this machine is.
+    let new = File::create(dir.path().join("c/new")).unwrap();
+    new.set_modified(SystemTime::now() + Duration::from_secs(3600)).unwrap();
+    assert_eq!(ask(&dir, "", 1, "too early"), None);
+    assert_eq!(ask(&dir, "", 1, "still"), None);
+    new.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1)).unwrap();
+    settle(&dir);
+    assert_eq!(ask(&dir, "", 1, "settled"), None);
+    assert_eq!(ask(&dir, "", 1, ""), Some(Digest::of(b"settled")));
+}
+
+#[test]
+fn a_context_that_answers_can_still_be_listed() {
+    let dir = scratch(&["a", "b/c"]);
+    settle(&dir);
+    ask(&dir, "", 2, "yes");
+    let context = open(&dir, "", 2);
+    assert!(context.answer(&Digest::of(b"question")).unwrap().is_some());
+    assert_eq!(paths(&context.listing().unwrap()), ["a", "b", "b/c"]);
+    assert_eq!(context.digest(&["b/c".into()]).unwrap(), [Digest::of(b"c")]);
+}
+
 #[test]
 fn a_damaged_stat_cache_costs_only_time() {
     let dir = scratch(&["a", "b"]);

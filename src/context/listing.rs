@@ -74,19 +74,23 @@ impl Bits {
 /// What no digest is.
 const UNKNOWN: [u8; 32] = [0; 32];
 
+/// Walks everything below `root` that the rules leave in.
+pub(super) fn walk(root: BorrowedFd<'_>, rules: &IgnoreRules, threads: usize) -> Result<Forest> {
+    let racy_from = SystemTime::now()
+        .checked_sub(RACY_MARGIN)
+        .and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok())
+        .map_or((0, 0), |age| (age.as_secs() as i64, age.subsec_nanos()));
+    walk::walk(root, rules, racy_from, threads)
+}
+
 impl Listing {
-    /// Lists everything below `root` that the rules leave in.
+    /// Lists what a walk below `root` found.
     pub(super) fn make(
         root: BorrowedFd<'_>,
-        rules: &IgnoreRules,
+        forest: Forest,
         stat_cache: Option<&Path>,
         threads: usize,
     ) -> Result<Listing> {
-        let racy_from = SystemTime::now()
-            .checked_sub(RACY_MARGIN)
-            .and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok())
-            .map_or((0, 0), |age| (age.as_secs() as i64, age.subsec_nanos()));
-        let forest = walk::walk(root, rules, racy_from, threads)?;
         let cache = stat_cache.and_then(|path| File::open(path).ok());
         std::thread::scope(|scope| {
             let cache = cache.map(|file| stat::Finder::new(records(scope, file)));
@@ -256,7 +260,7 @@ fn records<'scope>(
 
 /// Marks an unchanged stat cache as used, so that pruning by last use spares it. Once an hour is
 /// exact enough.
-fn refresh(path: &Path) -> io::Result<()> {
+pub(super) fn refresh(path: &Path) -> io::Result<()> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

@@ -12,12 +12,15 @@
 //!   else: [`Context::open_file`] and [`Context::reader`] check before and after.
 //! - Opening never blocks: FIFOs and devices are listed and never read.
 //! - The order of everything is that of paths, for any number of threads.
+//! - A context that looks as it did in an earlier build gives the answers of that build
+//!   ([`Context::answer`]) without a table of contents.
 //!
 //! Which paths are in the context is in [`ignore`]; where a Dockerfile and its ignore file are, in
 //! [`locate`]. Tar, git and http contexts become directories before they come here.
 //!
 //! Start reading at [`Context::open`], then `listing.rs`, then `walk.rs`.
 
+mod answers;
 mod digest;
 mod glob;
 pub mod ignore;
@@ -40,7 +43,9 @@ use crate::sys;
 pub use digest::Reader;
 pub use ignore::{IgnoreRules, PatternError};
 
+use answers::Answers;
 use listing::{Listing, row_of};
+use walk::Forest;
 
 /// What can go wrong with a context.
 #[derive(Debug, thiserror::Error)]
@@ -148,9 +153,21 @@ pub struct Context {
     root: OwnedFd,
     rules: IgnoreRules,
     options: Options,
-    listing: Mutex<Option<Arc<Listing>>>,
+    state: Mutex<State>,
     /// Held while contents are read, so that no file is read twice.
     reading: Mutex<()>,
+}
+
+/// How far a context has been looked at.
+#[derive(Default)]
+struct State {
+    /// What the walk found, until the listing is made of it.
+    forest: Option<Forest>,
+    listing: Option<Arc<Listing>>,
+    /// The print of what the walk found, and what is known of it.
+    answers: Option<(Digest, Answers)>,
+    /// Whether answers must not outlive this build: something changed right before it was listed.
+    racy: bool,
 }
 
 impl Context {
@@ -158,8 +175,8 @@ impl Context {
     pub fn open(dir: &Path, rules: IgnoreRules, options: Options) -> Result<Context> {
         let root =
             sys::dir::open(dir).map_err(|source| Error::Open { path: dir.to_owned(), source })?;
-        let (listing, reading) = (Mutex::new(None), Mutex::new(()));
-        Ok(Context { dir: dir.to_owned(), root, rules, options, listing, reading })
+        let (state, reading) = (Mutex::default(), Mutex::new(()));
+        Ok(Context { dir: dir.to_owned(), root, rules, options, state, reading })
     }
 
     /// Gives the directory.
@@ -232,31 +249,94 @@ impl Context {
         digest::reader(self.root.as_fd(), &listing, row)
     }
 
-    /// Writes the stat cache if it changed. A build that skips this loses nothing but time.
+    /// Gives the answer to a question that [`Context::remember`] was told, now or in an earlier build in
+    /// which the context looked the same.
+    pub fn answer(&self, question: &Digest) -> Result<Option<Digest>> {
+        let Some(file) = self.answers_file() else { return Ok(None) };
+        let mut state = self.lock();
+        if state.answers.is_none() {
+            let print = match &state.forest {
+                Some(forest) => forest.print(),
+                // The listing is there already, without need for answers.
+                None if state.listing.is_some() => return Ok(None),
+                None => state.forest.insert(self.walk()?).print(),
+            };
+            state.racy = state.forest.as_ref().is_some_and(|forest| forest.racy);
+            state.answers = Some((print, Answers::load(&file, &print)));
+        }
+        Ok(state.answers.as_ref().and_then(|(_, answers)| answers.get(question)))
+    }
+
+    /// Keeps what was made of the listing and of contents of files. `question` must stand for all else
+    /// that the answer depends on.
+    pub fn remember(&self, question: Digest, answer: Digest) {
+        if let Some((_, answers)) = &mut self.lock().answers {
+            answers.insert(question, answer);
+        }
+    }
+
+    /// Gives the file of answers: it lies beside the stat cache.
+    fn answers_file(&self) -> Option<PathBuf> {
+        let mut name = self.options.stat_cache.as_ref()?.clone().into_os_string();
+        name.push("-answers");
+        Some(name.into())
+    }
+
+    /// Writes the stat cache and the answers if they changed. A build that skips this loses nothing but
+    /// time.
     pub fn save_stat_cache(&self) -> Result<()> {
-        let listing = self.listing.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let (Some(listing), Some(path)) = (listing, &self.options.stat_cache) else {
+        let (Some(path), Some(answers_file)) = (&self.options.stat_cache, self.answers_file())
+        else {
             return Ok(());
         };
         let beside = path.parent().unwrap_or(Path::new("."));
         let scratch = self.options.scratch.as_deref().unwrap_or(beside);
-        listing
-            .save(path, scratch)
-            .map_err(|source| Error::StatCache { path: path.clone(), source })
+        let fail = |path: &Path| {
+            let path = path.to_owned();
+            move |source| Error::StatCache { path, source }
+        };
+        let mut state = self.lock();
+        match &state.listing {
+            Some(listing) => listing.save(path, scratch).map_err(fail(path))?,
+            // All was answered: it is of use, unseen.
+            None if state.forest.is_some() => listing::refresh(path).map_err(fail(path))?,
+            None => return Ok(()),
+        }
+        if state.racy {
+            return Ok(());
+        }
+        if let Some((print, answers)) = &mut state.answers
+            && !answers.save(&answers_file, scratch, print).map_err(fail(&answers_file))?
+        {
+            listing::refresh(&answers_file).map_err(fail(&answers_file))?;
+        }
+        Ok(())
     }
 
     fn listed(&self) -> Result<Arc<Listing>> {
-        let mut listing = self.listing.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(listing) = &*listing {
+        let mut state = self.lock();
+        if let Some(listing) = &state.listing {
             return Ok(Arc::clone(listing));
         }
+        let forest = match state.forest.take() {
+            Some(forest) => forest,
+            None => self.walk()?,
+        };
         let made = Arc::new(Listing::make(
             self.root.as_fd(),
-            &self.rules,
+            forest,
             self.options.stat_cache.as_deref(),
             self.options.threads.max(1),
         )?);
-        *listing = Some(Arc::clone(&made));
+        state.listing = Some(Arc::clone(&made));
         Ok(made)
+    }
+
+    fn walk(&self) -> Result<Forest> {
+        listing::walk(self.root.as_fd(), &self.rules, self.options.threads.max(1))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -57,6 +57,30 @@ pub(super) struct Batch {
 /// Records of a batch.
 const BATCH: usize = 1024;
 
+/// What every record begins with: lengths of the path's parts, flags, print.
+struct Head {
+    shared: usize,
+    rest: usize,
+    flags: u8,
+    print: Print,
+}
+
+/// Bytes of [`Head`].
+const HEAD: usize = 21;
+
+impl Head {
+    fn of(bytes: &[u8]) -> Option<Head> {
+        let head = bytes.first_chunk::<HEAD>()?;
+        let word = |at: usize| head[at..at + 8].try_into().map(u64::from_le_bytes).ok();
+        Some(Head {
+            shared: usize::from(u16::from_le_bytes([head[0], head[1]])),
+            rest: usize::from(u16::from_le_bytes([head[2], head[3]])),
+            flags: head[4],
+            print: Print([word(5)?, word(13)?]),
+        })
+    }
+}
+
 /// Reads a stat cache in path order.
 pub(super) struct Reader<R> {
     input: R,
@@ -83,20 +107,19 @@ impl<R: BufRead> Reader<R> {
     }
 
     fn read_record(&mut self) -> Option<()> {
+        if let Some(read) = self.read_buffered() {
+            return read;
+        }
         self.record.clear();
-        let head = self.take(21)?;
-        let shared = usize::from(u16::from_le_bytes([head[0], head[1]]));
-        let rest = usize::from(u16::from_le_bytes([head[2], head[3]]));
-        let flags = head[4];
-        let word = |at: usize| head[at..at + 8].try_into().map(u64::from_le_bytes).ok();
-        self.current.print = Print([word(5)?, word(13)?]);
+        let head = Head::of(self.take(HEAD)?)?;
+        self.current.print = head.print;
         self.current.digest = None;
-        if flags & DIGEST != 0 {
+        if head.flags & DIGEST != 0 {
             let digest: [u8; 32] = self.take(32)?.try_into().ok()?;
             self.current.digest = Some(Digest::from_bytes(digest));
         }
         self.current.xattrs.clear();
-        if flags & XATTRS != 0 {
+        if head.flags & XATTRS != 0 {
             let count = u16::from_le_bytes(self.take(2)?.try_into().ok()?);
             for _ in 0..count {
                 let name = usize::from(u16::from_le_bytes(self.take(2)?.try_into().ok()?));
@@ -108,17 +131,43 @@ impl<R: BufRead> Reader<R> {
         }
         // Lengths are only believed with the checksum, but must not break anything before.
         let start = self.record.len();
-        self.take(rest)?;
-        if shared > self.current.path.len() {
+        self.take(head.rest)?;
+        if head.shared > self.current.path.len() {
             return None;
         }
-        self.current.path.truncate(shared);
+        self.current.path.truncate(head.shared);
         self.current.path.extend_from_slice(&self.record[start..]);
         let sum = checksum(self.sum, &self.record);
         let mut told = [0; 8];
         self.input.read_exact(&mut told).ok()?;
         self.sum = sum;
         (u64::from_le_bytes(told) == sum).then_some(())
+    }
+
+    /// Reads a record that is whole in the buffer and has no xattrs, as nearly all are. None: it is
+    /// another one, and nothing was read; Some(None): it is damaged.
+    fn read_buffered(&mut self) -> Option<Option<()>> {
+        let buffer = self.input.fill_buf().ok()?;
+        let head = Head::of(buffer)?;
+        if head.flags & XATTRS != 0 {
+            return None;
+        }
+        let digest = if head.flags & DIGEST != 0 { 32 } else { 0 };
+        let length = HEAD + digest + head.rest;
+        let record = buffer.get(..length)?;
+        let told = u64::from_le_bytes(buffer.get(length..length + 8)?.try_into().ok()?);
+        let sum = checksum(self.sum, record);
+        if told != sum || head.shared > self.current.path.len() {
+            return Some(None);
+        }
+        self.sum = sum;
+        self.current.print = head.print;
+        self.current.digest = record[HEAD..HEAD + digest].try_into().ok().map(Digest::from_bytes);
+        self.current.xattrs.clear();
+        self.current.path.truncate(head.shared);
+        self.current.path.extend_from_slice(&record[HEAD + digest..]);
+        self.input.consume(length + 8);
+        Some(Some(()))
     }
 
     /// Reads `length` bytes more of the record. A length that is a lie costs no memory.
@@ -175,7 +224,8 @@ impl<I: Iterator<Item = Batch>> Finder<I> {
     pub(super) fn find(&mut self, path: &[u8], print: Print) -> Option<Known<'_>> {
         while let Some((end, ..)) = self.batch.records.get(self.at) {
             let own = &self.batch.paths[self.start..*end];
-            if !compare(own, path).is_lt() {
+            // Most paths are the next ones of the cache, and equality is told faster than order.
+            if own == path || !compare(own, path).is_lt() {
                 break;
             }
             self.start = *end;

@@ -6,7 +6,9 @@
 //! directory's rows are sorted and remember which directory each leads to.
 //!
 //! Rows are packed bytes in chunks, and a chunk goes as soon as all its directories were read, so
-//! that a million files need little beside the table that is made of them.
+//! that a million files need little beside the table that is made of them. Each thread digests the
+//! rows of its directories as well: [`Forest::print`] tells whether anything changed since another
+//! walk, before any table is made.
 //!
 //! Nothing is ever opened by a path through a symbolic link, and nothing but directories is opened.
 
@@ -19,6 +21,8 @@ use super::ignore::{Carry, IgnoreRules};
 use super::print::Print;
 use super::{Error, Result};
 use crate::layer::RootPath;
+use crate::oci::Digest;
+use crate::oci::digest::Hasher;
 use crate::sys::dir::{self, FileKind, Stat};
 use crate::sys::{self, Errno};
 
@@ -40,8 +44,8 @@ pub(super) struct Row<'a> {
     pub(super) racy: bool,
     /// Whether the directory itself is excluded, and only there for what it may hold.
     pub(super) excluded: bool,
-    /// The directory that this row leads to.
-    child: Option<u32>,
+    /// Whether this row leads to a directory that was listed.
+    entered: bool,
     name: &'a [u8],
     /// The target of a symbolic link.
     pub(super) target: &'a [u8],
@@ -52,10 +56,14 @@ pub(super) struct Row<'a> {
 /// All rows that a walk found.
 #[derive(Default)]
 pub(super) struct Forest {
+    /// By thread, as are `children`.
     chunks: Vec<Vec<Chunk>>,
+    children: Vec<Vec<u32>>,
     dirs: Vec<Slot>,
     /// How many rows there are.
     pub(super) rows: usize,
+    /// Whether any row is racy.
+    pub(super) racy: bool,
 }
 
 #[derive(Default)]
@@ -66,12 +74,17 @@ struct Chunk {
 }
 
 /// Where a directory's rows are.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Slot {
     thread: usize,
     chunk: usize,
     start: usize,
     end: usize,
+    /// The directories that its rows lead to, in order: where they begin in the thread's `children`,
+    /// and how many.
+    children: (usize, usize),
+    /// Of its rows.
+    digest: Digest,
 }
 
 /// A directory to list.
@@ -113,8 +126,10 @@ struct Shared<'a> {
 #[derive(Default)]
 struct Harvest {
     chunks: Vec<Chunk>,
+    children: Vec<u32>,
     slots: Vec<(u32, Slot)>,
     rows: usize,
+    racy: bool,
 }
 
 /// Walks everything below `root` that the rules leave in. Files that changed at or after `racy_from`
@@ -150,14 +165,24 @@ pub(super) fn walk(
         harvests
     });
     let dirs = shared.dirs.into_inner() as usize;
-    let mut forest = Forest { dirs: vec![Slot::default(); dirs], ..Forest::default() };
+    let none = Slot {
+        thread: 0,
+        chunk: 0,
+        start: 0,
+        end: 0,
+        children: (0, 0),
+        digest: Digest::from_bytes([0; 32]),
+    };
+    let mut forest = Forest { dirs: vec![none; dirs], ..Forest::default() };
     for (thread, harvest) in harvests.into_iter().enumerate() {
         let harvest = harvest?;
         for (index, slot) in harvest.slots {
             forest.dirs[index as usize] = Slot { thread, ..slot };
         }
         forest.chunks.push(harvest.chunks);
+        forest.children.push(harvest.children);
         forest.rows += harvest.rows;
+        forest.racy |= harvest.racy;
     }
     Ok(forest)
 }
@@ -223,19 +248,23 @@ fn list(
         Ok(dir) => Arc::new(dir),
         Err(error) if skip(error.errno) => {
             harvest.begin(task.index);
+            harvest.end();
             return Ok(());
         }
         Err(error) => return Err(fail(error)),
     };
     let mut names = Vec::new();
-    let mut entries: Vec<(Range<usize>, Option<FileKind>)> = Vec::new();
+    let mut entries: Vec<(u64, Range<usize>, Option<FileKind>)> = Vec::new();
     dir::for_each_entry(dir.as_fd(), |name, kind, _| {
         let start = names.len();
         names.extend_from_slice(name);
-        entries.push((start..names.len(), kind));
+        entries.push((beginning(name), start..names.len(), kind));
     })
     .map_err(fail)?;
-    entries.sort_unstable_by(|a, b| names[a.0.clone()].cmp(&names[b.0.clone()]));
+    // Most names differ in their first eight bytes.
+    entries.sort_unstable_by(|(a, name_a, _), (b, name_b, _)| {
+        a.cmp(b).then_with(|| names[name_a.clone()].cmp(&names[name_b.clone()]))
+    });
 
     harvest.begin(task.index);
     let mut path = task.path.clone();
@@ -243,7 +272,7 @@ fn list(
         path.push(b'/');
     }
     let stem = path.len();
-    for (name, kind) in entries {
+    for (_, name, kind) in entries {
         let name = &names[name];
         path.truncate(stem);
         path.extend_from_slice(name);
@@ -288,6 +317,15 @@ fn list(
     }
     harvest.end();
     Ok(())
+}
+
+/// Gives a number that sorts as the first eight bytes of a name do. Names have no NUL, so that a short
+/// one sorts before those that begin with it.
+fn beginning(name: &[u8]) -> u64 {
+    let mut first = [0; 8];
+    let length = name.len().min(8);
+    first[..length].copy_from_slice(&name[..length]);
+    u64::from_be_bytes(first)
 }
 
 /// What the rules say to a name.
@@ -337,12 +375,13 @@ pub(super) fn open_dir(root: BorrowedFd<'_>, path: &[u8]) -> sys::Result<OwnedFd
     dir::open_dir_beneath(at.as_ref().map_or(root, AsFd::as_fd), rest)
 }
 
-/// Bytes of a row before its name: kind, flags, mode, lengths, size or device, mtime, print, child.
-const HEAD: usize = 1 + 1 + 2 + 2 + 2 + 8 + 8 + 16 + 4;
+/// Bytes of a row before its name: kind, flags, mode, lengths of name and target, size or device, mtime,
+/// print.
+const HEAD: usize = 1 + 1 + 2 + 2 + 2 + 8 + 8 + 16;
 const LINKED: u8 = 1;
 const RACY: u8 = 2;
 const EXCLUDED: u8 = 4;
-const NO_CHILD: u32 = u32::MAX;
+const ENTERED: u8 = 8;
 
 const KINDS: [FileKind; 7] = [
     FileKind::File,
@@ -365,7 +404,15 @@ impl Harvest {
         let chunk = &mut self.chunks[last];
         chunk.pending += 1;
         let start = chunk.bytes.len();
-        self.slots.push((index, Slot { thread: 0, chunk: last, start, end: start }));
+        let slot = Slot {
+            thread: 0,
+            chunk: last,
+            start,
+            end: start,
+            children: (self.children.len(), 0),
+            digest: Digest::from_bytes([0; 32]),
+        };
+        self.slots.push((index, slot));
     }
 
     fn push(
@@ -382,8 +429,10 @@ impl Harvest {
         let mut flags = 0;
         flags |= if linked { LINKED } else { 0 };
         flags |= if racy { RACY } else { 0 };
-        flags |= if child.is_some_and(|(_, excluded)| excluded) { EXCLUDED } else { 0 };
-        let kind = KINDS.iter().position(|&kind| kind == stat.kind).unwrap_or(0) as u8;
+        if let Some((index, excluded)) = child {
+            flags |= if excluded { ENTERED | EXCLUDED } else { ENTERED };
+            self.children.push(index);
+        }
         let size = match stat.kind {
             FileKind::CharDevice | FileKind::BlockDevice => {
                 u64::from(stat.rdev.0) << 32 | u64::from(stat.rdev.1)
@@ -392,16 +441,18 @@ impl Harvest {
             _ => 0,
         };
         let print = Print::of(stat).0;
-        bytes.extend_from_slice(&[kind, flags]);
-        bytes.extend_from_slice(&(stat.mode as u16).to_le_bytes());
+        let mut head = [0; HEAD];
+        head[0] = KINDS.iter().position(|&kind| kind == stat.kind).unwrap_or(0) as u8;
+        head[1] = flags;
+        head[2..4].copy_from_slice(&(stat.mode as u16).to_le_bytes());
         // Names have at most 255 bytes, and targets less than 4096.
-        bytes.extend_from_slice(&(name.len() as u16).to_le_bytes());
-        bytes.extend_from_slice(&(target.len() as u16).to_le_bytes());
-        bytes.extend_from_slice(&size.to_le_bytes());
-        bytes.extend_from_slice(&stat.mtime_sec.to_le_bytes());
-        bytes.extend_from_slice(&print[0].to_le_bytes());
-        bytes.extend_from_slice(&print[1].to_le_bytes());
-        bytes.extend_from_slice(&child.map_or(NO_CHILD, |(index, _)| index).to_le_bytes());
+        head[4..6].copy_from_slice(&(name.len() as u16).to_le_bytes());
+        head[6..8].copy_from_slice(&(target.len() as u16).to_le_bytes());
+        head[8..16].copy_from_slice(&size.to_le_bytes());
+        head[16..24].copy_from_slice(&stat.mtime_sec.to_le_bytes());
+        head[24..32].copy_from_slice(&print[0].to_le_bytes());
+        head[32..40].copy_from_slice(&print[1].to_le_bytes());
+        bytes.extend_from_slice(&head);
         if linked {
             bytes.extend_from_slice(&stat.dev.to_le_bytes());
             bytes.extend_from_slice(&stat.ino.to_le_bytes());
@@ -409,17 +460,42 @@ impl Harvest {
         bytes.extend_from_slice(name);
         bytes.extend_from_slice(target);
         self.rows += 1;
+        self.racy |= racy;
     }
 
     /// Ends the rows of the directory that was begun last.
     fn end(&mut self) {
         if let (Some((_, slot)), Some(chunk)) = (self.slots.last_mut(), self.chunks.last()) {
             slot.end = chunk.bytes.len();
+            slot.children.1 = self.children.len() - slot.children.0;
+            slot.digest = Digest::of(&chunk.bytes[slot.start..slot.end]);
         }
     }
 }
 
 impl Forest {
+    /// Digests everything that the rows say: two walks with the same print found the same, in the same
+    /// order, whatever thread found it.
+    ///
+    /// A directory's rows tell which of them lead to another directory, so digests in the order of a
+    /// depth-first walk say where each belongs.
+    pub(super) fn print(&self) -> Digest {
+        let mut hasher = Hasher::new();
+        hasher.update(b"lapstrake context print 1\n");
+        let mut dirs = vec![0];
+        while let Some(index) = dirs.pop() {
+            let slot = &self.dirs[index as usize];
+            hasher.update(slot.digest.as_bytes());
+            dirs.extend(self.children_of(slot).iter().rev());
+        }
+        hasher.finish()
+    }
+
+    fn children_of(&self, slot: &Slot) -> &[u32] {
+        let (start, count) = slot.children;
+        &self.children[slot.thread][start..start + count]
+    }
+
     /// Calls `each` for every row with its path, in the order of [`crate::layer::path::compare`].
     /// Excluded directories come only if they hold something that is not.
     pub(super) fn read(
@@ -430,12 +506,15 @@ impl Forest {
         struct Frame {
             slot: Slot,
             at: usize,
+            /// How many of its directories were entered.
+            entered: usize,
             stem: usize,
             waiting: bool,
         }
         let mut path: Vec<u8> = Vec::new();
         let top = self.dirs[0];
-        let mut frames = vec![Frame { slot: top, at: top.start, stem: 0, waiting: false }];
+        let mut frames =
+            vec![Frame { slot: top, at: top.start, entered: 0, stem: 0, waiting: false }];
         // Excluded directories of the present path that nothing was found in yet: where their rows
         // are, and the length of their paths.
         let mut waiting: Vec<(Slot, usize, usize)> = Vec::new();
@@ -454,6 +533,8 @@ impl Forest {
             path.truncate(frame.stem);
             let (row, next) = parse(self.bytes(slot), at);
             frame.at = next;
+            let child = frame.entered;
+            frame.entered += usize::from(row.entered);
             path.extend_from_slice(row.name);
             if row.excluded {
                 waiting.push((slot, at, path.len()));
@@ -467,11 +548,13 @@ impl Forest {
                 }
                 each(&path, &row)?;
             }
-            if let Some(child) = row.child {
+            if row.entered {
                 let waiting = row.excluded;
+                let child = self.children_of(&slot)[child];
                 let slot = self.dirs[child as usize];
                 path.push(b'/');
-                frames.push(Frame { slot, at: slot.start, stem: path.len(), waiting });
+                let stem = path.len();
+                frames.push(Frame { slot, at: slot.start, entered: 0, stem, waiting });
             }
         }
         Ok(())
@@ -493,37 +576,34 @@ impl Forest {
 
 /// Reads the row at `at` and gives where the next one begins.
 fn parse(bytes: &[u8], at: usize) -> (Row<'_>, usize) {
-    fn take<const N: usize>(rest: &mut &[u8]) -> [u8; N] {
-        // Rows are written by push() above, always whole.
-        let mut out = [0; N];
-        out.copy_from_slice(&rest[..N]);
-        *rest = &rest[N..];
-        out
-    }
-    debug_assert!(bytes.len() >= at + HEAD);
-    let mut rest = &bytes[at..];
-    let [kind, flags] = take::<2>(&mut rest);
-    let mode = u16::from_le_bytes(take(&mut rest));
-    let name_length = usize::from(u16::from_le_bytes(take(&mut rest)));
-    let target_length = usize::from(u16::from_le_bytes(take(&mut rest)));
-    let size = u64::from_le_bytes(take(&mut rest));
-    let mtime = i64::from_le_bytes(take(&mut rest));
-    let print = Print([u64::from_le_bytes(take(&mut rest)), u64::from_le_bytes(take(&mut rest))]);
-    let child = u32::from_le_bytes(take(&mut rest));
-    let link = (flags & LINKED != 0)
-        .then(|| (u64::from_le_bytes(take(&mut rest)), u64::from_le_bytes(take(&mut rest))));
-    let (name, rest) = rest.split_at(name_length);
-    let (target, rest) = rest.split_at(target_length);
+    // Rows are written by push() above, always whole.
+    let (head, rest) = bytes[at..].split_at(HEAD);
+    let short = |at: usize| u16::from_le_bytes([head[at], head[at + 1]]);
+    let long = |bytes: &[u8], at: usize| {
+        let mut out = [0; 8];
+        out.copy_from_slice(&bytes[at..at + 8]);
+        u64::from_le_bytes(out)
+    };
+    let (kind, flags, size) = (head[0], head[1], long(head, 8));
+    let (link, rest) = match flags & LINKED {
+        0 => (None, rest),
+        _ => {
+            let (link, rest) = rest.split_at(16);
+            (Some((long(link, 0), long(link, 8))), rest)
+        }
+    };
+    let (name, rest) = rest.split_at(usize::from(short(4)));
+    let (target, rest) = rest.split_at(usize::from(short(6)));
     let row = Row {
         kind: KINDS[usize::from(kind)],
-        mode,
+        mode: short(2),
         size,
-        mtime,
-        print,
+        mtime: long(head, 16) as i64,
+        print: Print([long(head, 24), long(head, 32)]),
         link,
         racy: flags & RACY != 0,
         excluded: flags & EXCLUDED != 0,
-        child: (child != NO_CHILD).then_some(child),
+        entered: flags & ENTERED != 0,
         name,
         target,
         device: ((size >> 32) as u32, size as u32),

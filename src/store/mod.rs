@@ -9,7 +9,7 @@
 //! packs/         which blob a layer was packed into, by layer and packing parameters
 //! mounts/        cache mounts, by identity
 //! remotes/       downloaded files and mirrors of Git repositories, by where they came from
-//! stat/          stat caches of contexts, by context directory
+//! stat/          stat caches of contexts and answers about them, by context directory
 //! reserve        room for the small writes without which nothing can be removed on a full disk
 //! locks/         lock files; a lock belongs to a process and dies with it
 //! tmp/           work in progress: one directory a process, swept when its process is gone

@@ -115,21 +115,45 @@ fn input_content(
     }
 }
 
+/// Bytes that are hashed at a time.
+const PIECE: usize = 32 * 1024;
+
 /// Digests what a COPY selects from a context: paths, kinds, modes, owners, xattrs, contents; with
 /// an epoch the clamped times as well.
+///
+/// A context that looks as it did in an earlier build gives what was found then.
 fn selection(context: &Context, copy: &graph::Copy, epoch: Option<i64>) -> Result<Digest, Failure> {
+    let question = serde_json::json!({
+        "selection": 1,
+        "sources": copy.sources,
+        "parents": copy.parents,
+        "exclude": copy.exclude,
+        "epoch": epoch,
+    });
+    let question = key::digest(&question);
+    if let Some(known) = context.answer(&question).map_err(|error| unreadable(&error))? {
+        return Ok(known);
+    }
     let (listing, selected) = select(context, copy)?;
     let mut hasher = Hasher::new();
+    let mut piece = Vec::new();
     for (root, rows) in &selected {
         for &row in rows {
             let mut entry = listing.at(row);
             if let KindRef::File { digest, .. } = &mut entry.kind {
                 *digest = context.digest_at(row).map_err(|error| unreadable(&error))?;
             }
-            hash_entry(&mut hasher, root, &entry, epoch);
+            put_entry(&mut piece, root, &entry, epoch);
+            if piece.len() >= PIECE {
+                hasher.update(&piece);
+                piece.clear();
+            }
         }
     }
-    Ok(hasher.finish())
+    hasher.update(&piece);
+    let found = hasher.finish();
+    context.remember(question, found);
+    Ok(found)
 }
 
 /// What a COPY selects: each path that its patterns name, with the rows of the listing at and below.
@@ -208,15 +232,16 @@ pub fn copy_failure(error: super::copy::Error) -> Failure {
     }
 }
 
-fn hash_entry(hasher: &mut Hasher, root: &RootPath, entry: &EntryRef<'_>, epoch: Option<i64>) {
-    let field = |hasher: &mut Hasher, bytes: &[u8]| {
-        hasher.update(&(bytes.len() as u64).to_le_bytes());
-        hasher.update(bytes);
-    };
+/// Appends what identifies an entry. Fields are gathered: a hasher takes its time over small pieces.
+fn put_entry(out: &mut Vec<u8>, root: &RootPath, entry: &EntryRef<'_>, epoch: Option<i64>) {
+    fn field(out: &mut Vec<u8>, bytes: &[u8]) {
+        out.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+        out.extend_from_slice(bytes);
+    }
     let name_of_root = root.as_bytes().len();
     // A pattern that matches another name is another copy, so the matched path itself counts.
-    field(hasher, &entry.path[..name_of_root.min(entry.path.len())]);
-    field(hasher, &entry.path[name_of_root.min(entry.path.len())..]);
+    field(out, &entry.path[..name_of_root.min(entry.path.len())]);
+    field(out, &entry.path[name_of_root.min(entry.path.len())..]);
     let mut numbers = [0u8; 13];
     numbers[0..4].copy_from_slice(&entry.mode.to_le_bytes());
     numbers[4..8].copy_from_slice(&entry.uid.to_le_bytes());
@@ -232,28 +257,28 @@ fn hash_entry(hasher: &mut Hasher, root: &RootPath, entry: &EntryRef<'_>, epoch:
         KindRef::Whiteout => 7,
         KindRef::Opaque => 8,
     };
-    hasher.update(&numbers);
+    out.extend_from_slice(&numbers);
     match entry.kind {
         KindRef::File { digest, size } => {
-            hasher.update(&size.to_le_bytes());
+            out.extend_from_slice(&size.to_le_bytes());
             if let Some(digest) = digest {
-                hasher.update(digest.as_bytes());
+                out.extend_from_slice(digest.as_bytes());
             }
         }
-        KindRef::Symlink(target) | KindRef::Hardlink(target) => field(hasher, target),
+        KindRef::Symlink(target) | KindRef::Hardlink(target) => field(out, target),
         KindRef::CharDevice { major, minor } | KindRef::BlockDevice { major, minor } => {
-            hasher.update(&major.to_le_bytes());
-            hasher.update(&minor.to_le_bytes());
+            out.extend_from_slice(&major.to_le_bytes());
+            out.extend_from_slice(&minor.to_le_bytes());
         }
         _ => {}
     }
-    hasher.update(&(entry.xattrs.len() as u64).to_le_bytes());
+    out.extend_from_slice(&(entry.xattrs.len() as u64).to_le_bytes());
     for (name, value) in entry.xattrs {
-        field(hasher, name);
-        field(hasher, value);
+        field(out, name);
+        field(out, value);
     }
     if let Some(epoch) = epoch {
-        hasher.update(&entry.mtime.min(epoch).to_le_bytes());
+        out.extend_from_slice(&entry.mtime.min(epoch).to_le_bytes());
     }
 }
 
