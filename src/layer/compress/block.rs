@@ -10,12 +10,12 @@ use super::Compression;
 use super::pipeline::{Block, Pool};
 use crate::oci::Digest;
 
-/// Bytes of data in a block. Measured for gzip: 1 MiB makes blobs 0.6 % smaller than 256 KiB and takes
-/// up to 10 % longer, because blocks no longer fit into the second-level cache. zstd's frames gain more
-/// from their size.
+/// Bytes of data in a block. Measured for gzip: 512 KiB makes blobs 0.2 to 0.8 % smaller than 256 KiB in
+/// the same time; 1 MiB gains as much again, and no longer fits into the second-level cache of most
+/// processors together with what else is there. zstd's frames gain more from their size.
 pub(super) fn block_size(compression: Compression) -> usize {
     match compression {
-        Compression::Gzip { .. } | Compression::None => 256 * 1024,
+        Compression::Gzip { .. } | Compression::None => 512 * 1024,
         Compression::Zstd { .. } => 1024 * 1024,
         Compression::Estargz { .. } => CHUNK,
     }
