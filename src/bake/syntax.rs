@@ -92,36 +92,67 @@ fn character(text: &str, offset: usize) -> std::ops::Range<usize> {
     at..text[at..].chars().next().map_or(at, |char| at + char.len_utf8())
 }
 
-/// Finds the brace of an object or block that is too deep or has too many members. Looks at signs only: text
-/// of heredocs is taken for expressions, which can only count too much.
+/// What is open at a place of a text.
+enum Open<'a> {
+    /// A brace: where it is, and how many members were counted in it.
+    Brace(usize, usize),
+    Quote,
+    /// A heredoc, with the word that ends it.
+    Heredoc(&'a str),
+}
+
+/// Finds the brace of an object or block that is too deep or has too many members. In strings and heredocs
+/// only what begins an expression counts; comments are passed over.
 fn unreadable(text: &str) -> Option<(usize, String)> {
-    // The braces that are open, with what was counted in each, and the quotes between them.
-    let mut open: Vec<(usize, Option<usize>)> = Vec::new();
+    let mut open: Vec<Open<'_>> = Vec::new();
     let (mut depth, mut before) = (0, b' ');
-    let mut bytes = text.bytes().enumerate();
-    while let Some((at, byte)) = bytes.next() {
-        let quoted = matches!(open.last(), Some((_, None)));
-        match byte {
-            b'\\' if quoted => drop(bytes.next()),
-            b'"' if quoted => drop(open.pop()),
+    let mut at = 0;
+    while let Some(&byte) = text.as_bytes().get(at) {
+        let rest = &text.as_bytes()[at..];
+        let template = matches!(open.last(), Some(Open::Quote | Open::Heredoc(_)));
+        let mut next = at + 1;
+        match (byte, open.last()) {
+            (b'\\', Some(Open::Quote)) => next += 1,
             // No string goes on in the next line.
-            b'\n' if quoted => drop(open.pop()),
-            b'{' if !quoted || matches!(before, b'$' | b'%') => {
-                open.push((at, Some(0)));
+            (b'"' | b'\n', Some(Open::Quote)) => drop(open.pop()),
+            (b'\n', Some(Open::Heredoc(word))) => {
+                let line = line_at(text, next);
+                if line.trim_matches([' ', '\t', '\r']) == *word {
+                    next += line.len();
+                    open.pop();
+                }
+            }
+            (b'{', _) if !template || matches!(before, b'$' | b'%') => {
+                open.push(Open::Brace(at, 0));
                 depth += 1;
                 if depth > MAX_DEPTH {
                     let message = format!("braces lie more than {MAX_DEPTH} deep in each other");
                     return Some((at, message));
                 }
             }
-            _ if quoted => {}
-            b'"' => open.push((at, None)),
-            b'}' if !open.is_empty() => {
+            _ if template => {}
+            (b'"', _) => open.push(Open::Quote),
+            (b'}', Some(_)) => {
                 open.pop();
                 depth -= 1;
             }
-            b'=' | b':' => {
-                if let Some((start, Some(count))) = open.last_mut() {
+            (b'<', _) if rest.starts_with(b"<<") => {
+                let line = line_at(text, at);
+                let word = line[2..].strip_prefix('-').unwrap_or(&line[2..]).trim_end_matches('\r');
+                if !word.is_empty()
+                    && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
+                {
+                    open.push(Open::Heredoc(word));
+                    next = at + line.len();
+                }
+            }
+            (b'#', _) => next = at + line_at(text, at).len(),
+            (b'/', _) if rest.starts_with(b"//") => next = at + line_at(text, at).len(),
+            (b'/', _) if rest.starts_with(b"/*") => {
+                next = text[at + 2..].find("*/").map_or(text.len(), |length| at + length + 4);
+            }
+            (b'=' | b':', _) => {
+                if let Some(Open::Brace(start, count)) = open.last_mut() {
                     *count += 1;
                     if *count > MOST_MEMBERS {
                         let message = format!("an object has more than {MOST_MEMBERS} members");
@@ -132,8 +163,14 @@ fn unreadable(text: &str) -> Option<(usize, String)> {
             _ => {}
         }
         before = byte;
+        at = next;
     }
     None
+}
+
+/// Gives the text from an offset, which follows or is ASCII, to the end of its line, without that.
+fn line_at(text: &str, at: usize) -> &str {
+    text[at..].split('\n').next().unwrap_or_default()
 }
 
 fn convert(file: FileId, body: HclBody) -> Body {
@@ -300,4 +337,44 @@ pub fn json_template(file: FileId, name: &str, text: &str) -> Result<Expression>
     })?;
     let elements: Vec<Element> = template.iter().cloned().collect();
     Ok(Expression::StringTemplate(StringTemplate::from(elements)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_braces_and_members_of_expressions_count() {
+        let deep = "{".repeat(MAX_DEPTH + 1);
+        let many = "x = 1\n".repeat(MOST_MEMBERS + 1);
+        let refused = [
+            format!("a = {deep}"),
+            format!("a = <<EOF\n$${{}} text ${}\nEOF\n", "{".repeat(MAX_DEPTH + 2)),
+            format!("a = \"${deep}\""),
+            // What follows a heredoc, a comment or a string is an expression again.
+            format!("a = <<EOF\n{{\nEOF\nb = {deep}"),
+            format!("a = <<-EOF\n{{\n  EOF\nb = {deep}"),
+            format!("# {{\n// {{\n/* {{ */ b = {deep}"),
+            format!("a = \"{{\" b = {deep}"),
+            format!("target \"x\" {{\n{many}}}"),
+        ];
+        for text in &refused {
+            assert!(unreadable(text).is_some(), "{text}");
+        }
+        let fine = [
+            format!("# {deep}\na = 1\n"),
+            format!("// {deep}\na = 1\n"),
+            format!("/* {deep}\n{deep} */ a = 1\n"),
+            format!("a = <<EOF\n{deep}\nEOF\nb = 1\n"),
+            format!("a = <<-EOF\r\n{deep}\r\n\tEOF\r\nb = 1\r\n"),
+            format!("target \"x\" {{\n  dockerfile-inline = <<EOF\n{many}EOF\n}}\n"),
+            format!("a = \"{deep} \\\" {deep}\"\n"),
+            "target \"x\" { a = <<EOF\nfoo() { echo \"}\nEOF\n}\n".repeat(MAX_DEPTH + 1),
+            // A backslash before a character of several bytes; an unfinished heredoc.
+            "a = \"\\é\"\nb = <<EOF\n".to_owned(),
+        ];
+        for text in &fine {
+            assert_eq!(unreadable(text), None, "{text}");
+        }
+    }
 }
