@@ -137,12 +137,12 @@ pub fn layers(
         return Ok(());
     }
     let mut out = format!(
-        "{}  {}  {}\n{} in {} layers, {} of it wasted\n",
+        "{}  {}  {}\n{} in {}, {} of it wasted\n",
         image.name,
         image.platform,
         image.digest,
         text::size(total),
-        all.len(),
+        text::count(all.len(), "layer"),
         text::size(wasted)
     );
     for (at, (layer, list)) in image.manifest.layers.iter().zip(&all).enumerate() {
@@ -272,11 +272,11 @@ pub fn diff(args: &DiffArgs, env: &Environment) -> Result<()> {
     let mut out = String::new();
     for (sign, image) in [('-', &before), ('+', &after)] {
         out.push_str(&format!(
-            "{sign} {}  {}  {}  {} layers\n",
+            "{sign} {}  {}  {}  {}\n",
             image.name,
             image.platform,
             image.digest,
-            image.manifest.layers.len()
+            text::count(image.manifest.layers.len(), "layer")
         ));
     }
     out.push_str(&format!("{shared} of the layers are the same\n"));

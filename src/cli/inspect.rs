@@ -170,10 +170,10 @@ fn draw(shown: &Shown, indent: &str, out: &mut String) {
                 .map_or_else(|| "unknown platform".to_owned(), |platform| platform.format_all());
             let size: u64 = manifest.layers.iter().map(|layer| layer.size).sum();
             out.push_str(&format!(
-                "{indent}{platform}  {}  {} in {} layers\n",
+                "{indent}{platform}  {}  {} in {}\n",
                 descriptor.digest,
                 text::size(size),
-                manifest.layers.len()
+                text::count(manifest.layers.len(), "layer")
             ));
             for (layer, by) in manifest.layers.iter().zip(instructions(manifest, config.as_ref())) {
                 out.push_str(

@@ -14,6 +14,11 @@ pub fn duration(took: Duration) -> String {
     format!("{}h{:02}m", seconds / 3600, seconds / 60 % 60)
 }
 
+/// Writes a number of things, as `1 layer` or `2 layers`.
+pub fn count(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
 /// Writes a number of bytes in decimal units, as `12.3 MB`.
 pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
@@ -92,6 +97,7 @@ mod tests {
         assert_eq!(duration(Duration::from_secs(3720)), "1h02m");
         assert_eq!(size(999), "999 B");
         assert_eq!(size(12_345_678), "12.3 MB");
+        assert_eq!([0, 1, 2].map(|n| count(n, "layer")), ["0 layers", "1 layer", "2 layers"]);
     }
 
     #[test]
