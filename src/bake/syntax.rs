@@ -137,13 +137,9 @@ fn unreadable(text: &str) -> Option<(usize, String)> {
                 depth -= 1;
             }
             (b'<', _) if rest.starts_with(b"<<") => {
-                let line = line_at(text, at);
-                let word = line[2..].strip_prefix('-').unwrap_or(&line[2..]).trim_end_matches('\r');
-                if !word.is_empty()
-                    && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
-                {
+                if let Some(word) = heredoc(&text[at + 2..]) {
                     open.push(Open::Heredoc(word));
-                    next = at + line.len();
+                    next = at + line_at(text, at).len();
                 }
             }
             (b'#', _) => next = at + line_at(text, at).len(),
@@ -166,6 +162,18 @@ fn unreadable(text: &str) -> Option<(usize, String)> {
         at = next;
     }
     None
+}
+
+/// Reads the word that a heredoc begins with, the last of its line. Looks no further than the word: of a line
+/// full of signs, nothing is read twice.
+fn heredoc(text: &str) -> Option<&str> {
+    let text = text.strip_prefix('-').unwrap_or(text);
+    let length = text
+        .bytes()
+        .position(|b| !b.is_ascii_alphanumeric() && !matches!(b, b'_' | b'-'))
+        .unwrap_or(text.len());
+    let (word, rest) = text.split_at(length);
+    (!word.is_empty() && (rest.is_empty() || rest.starts_with(['\n', '\r']))).then_some(word)
 }
 
 /// Gives the text from an offset, which follows or is ASCII, to the end of its line, without that.
@@ -370,6 +378,7 @@ mod tests {
             format!("target \"x\" {{\n  dockerfile-inline = <<EOF\n{many}EOF\n}}\n"),
             format!("a = \"{deep} \\\" {deep}\"\n"),
             "target \"x\" { a = <<EOF\nfoo() { echo \"}\nEOF\n}\n".repeat(MAX_DEPTH + 1),
+            "a = ".to_owned() + &"<<".repeat(200_000),
             // A backslash before a character of several bytes; an unfinished heredoc.
             "a = \"\\é\"\nb = <<EOF\n".to_owned(),
         ];
