@@ -71,8 +71,10 @@ impl Dockerfile {
 
     /// Says whether a check is on for an instruction; None is for the file as a whole.
     pub fn allows(&self, rule: Rule, instruction: Option<&Instruction>) -> bool {
-        let local = instruction.and_then(|instruction| instruction.check.as_deref());
-        self.directives.check.merged(local).allows(rule)
+        match instruction.and_then(|instruction| instruction.check.as_deref()) {
+            Some(local) => self.directives.check.merged(Some(local)).allows(rule),
+            None => self.directives.check.allows(rule),
+        }
     }
 
     /// Gives the stages in order.

@@ -6,6 +6,8 @@
 //!
 //! Unlike BuildKit, which reads the keys in order, `type` may stand behind the keys that need it.
 
+use std::borrow::Cow;
+
 use super::diagnostic::Diagnostic;
 use super::span::{Span, Word};
 use super::suggest::suggest;
@@ -221,7 +223,7 @@ impl Mount {
         let mut values = self.fields.iter().filter_map(|field| field.value.as_ref());
         let constant = !values.any(|value| value.text.contains(['$', '\'', '"', '\\', '`']));
         if diagnostics.len() == before && constant && !self.fields.is_empty() {
-            let checked = self.resolve(&mut |word| Ok(word.text.clone()));
+            let checked = self.resolve(&mut |word| Ok(word.as_str().into()));
             diagnostics.extend(checked.err());
         }
     }
@@ -235,7 +237,7 @@ impl Mount {
     /// Understands the mount; `expand` gives a value with its variables, quotes and escapes replaced.
     pub fn resolve(
         &self,
-        expand: &mut dyn FnMut(&Word) -> Result<String, Diagnostic>,
+        expand: &mut dyn for<'w> FnMut(&'w Word) -> Result<Cow<'w, str>, Diagnostic>,
     ) -> Result<MountSpec, Diagnostic> {
         let mut fields = Vec::with_capacity(self.fields.len());
         for field in &self.fields {
@@ -252,7 +254,7 @@ impl Mount {
         spec.read_only = !matches!(spec.kind, MountType::Cache | MountType::Tmpfs);
         for (key, value) in fields {
             let (text, span) = match &value {
-                Some((text, span)) => (text.as_str(), *span),
+                Some((text, span)) => (&**text, *span),
                 None => ("true", key.span),
             };
             spec.set(key, text, span)?;
@@ -457,7 +459,7 @@ mod tests {
             |d: &Diagnostic| format!("{} at `{}`: {}", d.code, d.span.slice(text), d.message);
         match diagnostics.first() {
             Some(diagnostic) => Err(show(diagnostic)),
-            None => mount.resolve(&mut |word| Ok(word.text.clone())).map_err(|d| show(&d)),
+            None => mount.resolve(&mut |word| Ok(word.as_str().into())).map_err(|d| show(&d)),
         }
     }
 
@@ -549,7 +551,7 @@ mod tests {
         let mount = Mount::parse(text, Span::default(), &|_| Span::default(), &mut diagnostics);
         assert_eq!(diagnostics, []);
         let spec = mount
-            .resolve(&mut |word| Ok(word.text.replace("$T", "cache").replace("${X:-/x}", "/y")));
+            .resolve(&mut |word| Ok(word.text.replace("$T", "cache").replace("${X:-/x}", "/y").into()));
         assert_eq!(spec.map(|spec| (spec.kind, spec.target)), Ok((MountType::Cache, "/y".into())));
     }
 

@@ -256,11 +256,12 @@ fn undefined(
     let mut scope =
         Scope { env: &state.env, own: Vec::new(), args: &state.build_args, declared: Vec::new() };
     let mut look = |word: &Word, scope: &Scope<'_>| {
-        if let Ok(expanded) = word.expand(scope, escape) {
+        // Most words have no variable, and there are thousands.
+        if word.text.contains('$')
+            && let Ok(expanded) = word.expand(scope, escape)
+        {
             scope.report(dockerfile, word, &expanded.unset, found);
-            return expanded.text;
         }
-        String::new()
     };
     match &instruction.command {
         Command::Env(pairs) | Command::Label(pairs) => {
@@ -272,7 +273,7 @@ fn undefined(
         Command::User(word) | Command::Workdir(word) | Command::Stopsignal(word) => {
             look(word, &scope);
         }
-        Command::Volume(words) => words.iter().for_each(|word| drop(look(word, &scope))),
+        Command::Volume(words) => words.iter().for_each(|word| look(word, &scope)),
         Command::Arg(definitions) => {
             // Each name is known to the next.
             for (number, definition) in definitions.iter().enumerate() {
@@ -281,8 +282,10 @@ fn undefined(
                 if let Some(default) = &definition.default
                     && !build_args.contains_key(name)
                 {
-                    let value = look(default, &scope);
+                    look(default, &scope);
                     if !is_last {
+                        let value = default.text_in(&scope, escape).unwrap_or_default();
+                        let value = value.into_owned();
                         scope.own.push((name.clone(), value));
                     }
                 }
@@ -304,11 +307,8 @@ fn undefined(
             }
         }
         Command::Run(run) => {
-            for mount in &run.mounts {
-                let mut expand = |word: &Word| Ok(look(word, &scope));
-                // Planning says what is wrong with it.
-                let _ = mount.resolve(&mut expand);
-            }
+            let fields = run.mounts.iter().flat_map(|mount| &mount.fields);
+            fields.filter_map(|field| field.value.as_ref()).for_each(|word| look(word, &scope));
         }
         _ => {}
     }

@@ -5,6 +5,7 @@
 //! repositories; any other http(s) URL is a file. What follows the repository is
 //! `#ref:subdir` or `?ref=…&subdir=…`, or both as long as they agree.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 /// Something to fetch.
@@ -415,6 +416,14 @@ pub fn redact(text: &str) -> String {
     }
     out.push_str(rest);
     out
+}
+
+/// The same without a copy of a text that has no URL.
+pub(super) fn redacted(text: &str) -> Cow<'_, str> {
+    match memchr::memchr(b':', text.as_bytes()) {
+        None => text.into(),
+        Some(_) => redact(text).into(),
+    }
 }
 
 /// Decodes `%XX`.

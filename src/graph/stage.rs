@@ -1,6 +1,7 @@
 //! One stage, instruction by instruction: what each does to the file system (a node) and to the
 //! image configuration (BuildKit: `dispatch` in `dockerfile2llb/convert.go`).
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use crate::dockerfile::expand::Env;
@@ -281,8 +282,8 @@ impl Walk<'_, '_> {
             Command::Arg(definitions) => self.arg(state, definitions)?,
             Command::User(word) => {
                 let user = self.expand(state, word)?;
-                state.config.config.user = user.clone();
                 push_history(&mut state.config, format!("USER {user}"), false);
+                state.config.config.user = user.into_owned();
             }
             Command::Expose(words) => self.expose(state, words)?,
             Command::Volume(words) => self.volume(state, words)?,
@@ -290,8 +291,8 @@ impl Walk<'_, '_> {
                 let signal = self.expand(state, word)?;
                 parse_signal(&signal)
                     .map_err(|error| Diagnostic::error("E0610", word.span, error.to_string()))?;
-                state.config.config.stop_signal = Some(signal.clone());
                 push_history(&mut state.config, format!("STOPSIGNAL {signal}"), false);
+                state.config.config.stop_signal = Some(signal.into_owned());
             }
             Command::Shell(words) => {
                 let words: Vec<String> = words.iter().map(|word| word.text.clone()).collect();
@@ -337,8 +338,12 @@ impl Walk<'_, '_> {
         self.planner.dockerfile.directives.escape
     }
 
-    pub(super) fn expand(&self, state: &StageState, word: &Word) -> Result<String, Failure> {
-        Ok(word.expand(&state.env, self.escape())?.text)
+    pub(super) fn expand<'w>(
+        &self,
+        state: &StageState,
+        word: &'w Word,
+    ) -> Result<Cow<'w, str>, Failure> {
+        Ok(word.text_in(&state.env, self.escape())?)
     }
 
     /// Names a step as BuildKit does: `[linux/arm64 build 2/5] RUN make`.
@@ -426,7 +431,7 @@ impl Walk<'_, '_> {
         for mount in &run.mounts {
             let escape = self.escape();
             let env = &state.env;
-            let spec = mount.resolve(&mut |word: &Word| Ok(word.expand(env, escape)?.text))?;
+            let spec = mount.resolve(&mut |word| word.text_in(env, escape))?;
             let resolved = self.mount(state, mount, spec, &mut inputs)?;
             if let MountKind::Secret { env: Some(name), .. } = &resolved.kind {
                 masked.push(name.clone());
@@ -449,7 +454,7 @@ impl Walk<'_, '_> {
         let shown = Without { env: &state.env, masked: &masked };
         let mut text = expand::expand_display(&instruction.original, &shown, self.escape());
         if let Some(heredoc) = run.heredocs.first() {
-            text.push_str(&format!(" ({})", summary(&heredoc.content)));
+            text.to_mut().push_str(&format!(" ({})", summary(&heredoc.content)));
         }
         let name = self.name(state, &text, triggered);
         let declared =
@@ -505,7 +510,7 @@ impl Walk<'_, '_> {
             match word {
                 Some(word) => {
                     let text = walk.expand(state, word)?;
-                    Ok((!text.is_empty()).then_some(text))
+                    Ok((!text.is_empty()).then(|| text.into_owned()))
                 }
                 None => Ok(None),
             }
@@ -545,10 +550,10 @@ impl Walk<'_, '_> {
             match source {
                 Source::Path(word) => {
                     let text = self.expand(state, word)?;
-                    history.extend([" ", &remote::redact(&text)]);
+                    history.extend([" ", &remote::redacted(&text)]);
                     let found = remote_source(&text, word.span, transfer, checksum.as_ref())?;
                     let pattern = match &found {
-                        None => text,
+                        None => text.into_owned(),
                         Some(Remote::Git(_)) => "/".to_owned(),
                         Some(Remote::Url(_)) => remote::escape_pattern(&remote::file_name(&text)),
                     };
@@ -635,7 +640,7 @@ impl Walk<'_, '_> {
             origins.clear();
         }
         let text = expand::expand_display(&instruction.original, &state.env, self.escape());
-        let name = self.name(state, &remote::redact(&text), triggered);
+        let name = self.name(state, &remote::redacted(&text), triggered);
         push_history(&mut state.config, history, true);
         let unpack = transfer.unpack.as_ref().map_or(add, |flag| flag.value);
         let unpack_remote = transfer.unpack.as_ref().is_some_and(|flag| flag.value);
@@ -719,7 +724,7 @@ impl Walk<'_, '_> {
         pairs
             .iter()
             .map(|pair| {
-                let name = self.expand(state, &pair.key)?;
+                let name = self.expand(state, &pair.key)?.into_owned();
                 if name.is_empty() {
                     return Err(Diagnostic::error(
                         "E0617",
@@ -728,7 +733,7 @@ impl Walk<'_, '_> {
                     )
                     .into());
                 }
-                Ok((name, self.expand(state, &pair.value)?))
+                Ok((name, self.expand(state, &pair.value)?.into_owned()))
             })
             .collect()
     }
@@ -742,7 +747,7 @@ impl Walk<'_, '_> {
                 || self.plan.globals.iter().find(|(key, _)| key == name).map(|(_, v)| v.clone());
             let value = match (self.planner.request.build_args.get(name), &definition.default) {
                 (Some(value), _) => Some(value.clone()),
-                (None, Some(default)) => Some(self.expand(state, default)?),
+                (None, Some(default)) => Some(self.expand(state, default)?.into_owned()),
                 (None, None) => global(),
             };
             if let Some(value) = &value
