@@ -10,6 +10,7 @@
 //! Start reading at [`instruction`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::dockerfile::expand::{Env, expand_heredoc, expand_words};
 use crate::dockerfile::value::parse_port;
@@ -177,15 +178,15 @@ pub(super) fn base_platform(
     planner: &mut Planner<'_>,
     stage: usize,
     image: usize,
-    expected: &Platform,
-) -> Platform {
+    expected: &Arc<Platform>,
+) -> Arc<Platform> {
     let base = &planner.graph.images[image];
     let config = &base.config;
     let differs = config.architecture != expected.architecture || config.os != expected.os;
     if !differs || config.architecture.is_empty() {
         return expected.clone();
     }
-    let platform = base.platform.clone();
+    let platform = Arc::new(base.platform.clone());
     let rule = Rule::InvalidBaseImagePlatform;
     let stage = &planner.stages[stage];
     if base.handle != UNKNOWN && planner.dockerfile.allows(rule, Some(stage.instruction)) {

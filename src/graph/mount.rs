@@ -30,7 +30,7 @@ impl Walk<'_, '_> {
         let mut input = |walk: &mut Self| -> Result<Option<usize>, Failure> {
             let node = match mount.from() {
                 Some(from) => walk.planner.input(from, walk.index, &state.platform, walk.plan)?,
-                None => Some(walk.planner.local_node(String::new())),
+                None => Some(walk.planner.local_node("")),
             };
             Ok(node.map(|node| {
                 inputs.push(node);

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::dockerfile::expand;
 use crate::dockerfile::{
@@ -61,11 +62,12 @@ pub fn plan(
         stages,
         request,
         resolver,
-        host,
+        host: host.into(),
         implicit,
         multi: platforms.len() > 1,
         graph: Graph::default(),
         known: HashMap::new(),
+        locals: BTreeMap::new(),
         images: HashMap::new(),
         budget: Budget::default(),
     };
@@ -94,7 +96,7 @@ pub(super) enum Base {
 /// A stage before it is walked.
 pub(super) struct Prepared {
     pub base: Base,
-    pub platform: Platform,
+    pub platform: Arc<Platform>,
     /// `--platform` was given.
     pub explicit_platform: bool,
     /// The stage is replaced as a whole by a named context.
@@ -107,7 +109,7 @@ pub(super) struct Planner<'a> {
     pub stages: Vec<Stage<'a>>,
     pub request: &'a Request,
     pub resolver: &'a mut dyn Resolver,
-    pub host: Platform,
+    pub host: Arc<Platform>,
     /// No platform was asked for.
     pub implicit: bool,
     /// Several were.
@@ -115,6 +117,8 @@ pub(super) struct Planner<'a> {
     pub graph: Graph,
     /// Nodes by [`place`].
     known: HashMap<u64, Vec<NodeId>>,
+    /// Nodes of local directories: nearly every COPY asks for the build context.
+    locals: BTreeMap<String, NodeId>,
     images: HashMap<(String, Platform), Rc<Found>>,
     pub budget: Budget,
 }
@@ -128,7 +132,7 @@ enum Found {
 
 /// What all stages of one platform share.
 pub(super) struct PlatformPlan {
-    pub target: Platform,
+    pub target: Arc<Platform>,
     pub globals: Vec<(String, String)>,
     pub prepared: BTreeMap<usize, Prepared>,
     pub states: HashMap<usize, StageState>,
@@ -209,6 +213,7 @@ impl<'a> Planner<'a> {
 
     fn plan_platform(&mut self, target: Platform, target_stage: usize) -> Result<(), Failure> {
         let globals = self.global_args(&target)?;
+        let target = Arc::new(target);
         let mut plan =
             PlatformPlan { target, globals, prepared: BTreeMap::new(), states: HashMap::new() };
         let mut todo = vec![target_stage];
@@ -243,7 +248,7 @@ impl<'a> Planner<'a> {
         let Some(state) = plan.states.remove(&target_stage) else {
             unreachable!("the target stage was prepared first and walked with the others");
         };
-        self.finish(plan.target, state);
+        self.finish(&plan.target, state);
         Ok(())
     }
 
@@ -342,7 +347,7 @@ impl<'a> Planner<'a> {
                     )
                     .with_help("a platform is os/arch[/variant], as linux/arm64 or linux/arm/v7")
                 })?;
-                (platform, true)
+                (Arc::new(platform), true)
             }
         };
         let expanded = from.image.expand(&plan.globals, escape)?;
@@ -535,7 +540,7 @@ impl<'a> Planner<'a> {
         &mut self,
         from: &Word,
         current: usize,
-        platform: &Platform,
+        platform: &Arc<Platform>,
         plan: &PlatformPlan,
     ) -> Result<Option<NodeId>, Failure> {
         if let Some(stage) = self.stage_of(&from.text, current, &plan.target)? {
@@ -547,7 +552,7 @@ impl<'a> Planner<'a> {
         let found = self.lookup(&from.text, platform, from)?;
         Ok(match &*found {
             Found::Image(image) => self.image_node(*image, platform, current),
-            Found::Directory(context) => Some(self.local_node(context.clone())),
+            Found::Directory(context) => Some(self.local_node(context)),
             Found::Scratch => None,
         })
     }
@@ -556,7 +561,7 @@ impl<'a> Planner<'a> {
     pub fn image_node(
         &mut self,
         image: usize,
-        platform: &Platform,
+        platform: &Arc<Platform>,
         stage: usize,
     ) -> Option<NodeId> {
         let base = &self.graph.images[image];
@@ -571,7 +576,7 @@ impl<'a> Planner<'a> {
             parent: None,
             inputs: Vec::new(),
             platform: platform.clone(),
-            stage: String::new(),
+            stage: "".into(),
             name,
             span: instruction.span,
             no_cache: false,
@@ -580,23 +585,28 @@ impl<'a> Planner<'a> {
     }
 
     /// Makes the node of a local directory.
-    pub fn local_node(&mut self, context: String) -> NodeId {
+    pub fn local_node(&mut self, context: &str) -> NodeId {
+        if let Some(&id) = self.locals.get(context) {
+            return id;
+        }
         let name = if context.is_empty() {
             "[internal] load build context".to_owned()
         } else {
             format!("[context {context}] load from client")
         };
-        self.add_node(Node {
-            op: Op::Local { context },
+        let id = self.add_node(Node {
+            op: Op::Local { context: context.to_owned() },
             parent: None,
             inputs: Vec::new(),
             platform: self.host.clone(),
-            stage: String::new(),
+            stage: "".into(),
             name,
             span: Span::default(),
             no_cache: false,
             part: 0,
-        })
+        });
+        self.locals.insert(context.to_owned(), id);
+        id
     }
 
     /// Makes the node of a source on another machine. It is fetched once, whatever platform wants it.
@@ -607,7 +617,7 @@ impl<'a> Planner<'a> {
             parent: None,
             inputs: Vec::new(),
             platform: self.host.clone(),
-            stage: String::new(),
+            stage: "".into(),
             name,
             span,
             no_cache: self.request.no_cache,
@@ -616,8 +626,13 @@ impl<'a> Planner<'a> {
     }
 
     /// Makes a root file system out of a local directory (FROM a named context).
-    pub fn directory_base(&mut self, context: &str, platform: &Platform, stage: usize) -> NodeId {
-        let local = self.local_node(context.to_owned());
+    pub fn directory_base(
+        &mut self,
+        context: &str,
+        platform: &Arc<Platform>,
+        stage: usize,
+    ) -> NodeId {
+        let local = self.local_node(context);
         self.add_node(Node {
             op: Op::Copy(Box::new(Copy {
                 add: false,
@@ -636,7 +651,7 @@ impl<'a> Planner<'a> {
             parent: None,
             inputs: vec![local],
             platform: platform.clone(),
-            stage: String::new(),
+            stage: "".into(),
             name: format!("FROM {context}"),
             span: self.stages[stage].instruction.span,
             no_cache: false,
@@ -658,7 +673,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Turns the target stage into a result (BuildKit: `finalizeResultImage`).
-    fn finish(&mut self, target: Platform, state: StageState) {
+    fn finish(&mut self, target: &Platform, state: StageState) {
         let mut config: ImageConfig = state.config;
         self.request.edits.apply(&mut config.config);
         for (name, value) in &self.request.labels {
@@ -672,7 +687,7 @@ impl<'a> Planner<'a> {
                 os: config.os.clone(),
                 architecture: config.architecture.clone(),
                 variant: config.variant.clone(),
-                ..target
+                ..platform
             };
         } else {
             config.os = target.os.clone();

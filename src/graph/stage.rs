@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::dockerfile::expand::Env;
 use crate::dockerfile::value::parse_signal;
@@ -53,7 +54,7 @@ pub(super) struct StageState {
     pub build_args: Vec<(String, Option<String>)>,
     /// How history tells them; None when they have changed since the last RUN.
     declared: Option<String>,
-    pub platform: Platform,
+    pub platform: Arc<Platform>,
     pub base: Option<usize>,
     pub base_history: usize,
     cmd_set: bool,
@@ -66,9 +67,10 @@ pub(super) struct Walk<'p, 'a> {
     pub(super) planner: &'p mut Planner<'a>,
     pub(super) plan: &'p PlatformPlan,
     pub(super) index: usize,
-    name: String,
+    name: Arc<str>,
     done: usize,
-    total: usize,
+    /// How many steps there are, as text.
+    total: String,
     no_cache: bool,
 }
 
@@ -122,8 +124,8 @@ impl Planner<'_> {
                 || self.request.no_cache_stages.iter().any(|filter| {
                     filter.eq_ignore_ascii_case(&name) || *filter == index.to_string()
                 });
-        let mut walk =
-            Walk { planner: self, plan, index, name, done: usize::from(has_base), total, no_cache };
+        let (name, done, total) = (name.into(), usize::from(has_base), total.to_string());
+        let mut walk = Walk { planner: self, plan, index, name, done, total, no_cache };
         for (instruction, triggered) in instructions {
             check::instruction(walk.planner, &state, instruction);
             let told = state.config.history.len();
@@ -199,7 +201,7 @@ impl Planner<'_> {
     }
 }
 
-fn scratch(platform: &Platform) -> StageState {
+fn scratch(platform: &Arc<Platform>) -> StageState {
     let mut config = ImageConfig {
         os: platform.os.clone(),
         architecture: platform.architecture.clone(),
@@ -243,18 +245,19 @@ pub(super) fn clean_workdir(current: &str, path: &str) -> String {
     if path.starts_with('/') && is_clean(path) {
         return path.to_owned();
     }
-    let joined = if path.starts_with('/') { path.to_owned() } else { format!("{current}/{path}") };
-    let mut parts: Vec<&str> = Vec::new();
-    for part in joined.split('/') {
+    let current = if path.starts_with('/') { "" } else { current };
+    let mut clean = String::with_capacity(current.len() + path.len() + 2);
+    for part in current.split('/').chain(path.split('/')) {
         match part {
             "" | "." => {}
-            ".." => {
-                parts.pop();
-            }
-            _ => parts.push(part),
+            ".." => clean.truncate(clean.rfind('/').unwrap_or(0)),
+            _ => clean.extend(["/", part]),
         }
     }
-    format!("/{}", parts.join("/"))
+    if clean.is_empty() {
+        clean.push('/');
+    }
+    clean
 }
 
 /// Joins a destination onto the working directory; a slash (or `/.`) at its end stays one.
@@ -363,10 +366,10 @@ impl Walk<'_, '_> {
             }
             name.push(' ');
         }
-        let (done, total) = (self.done.to_string(), self.total.to_string());
-        name.extend([self.name.as_str(), " "]);
+        let (done, total) = (self.done.to_string(), self.total.as_str());
+        name.extend([&*self.name, " "]);
         name.extend(std::iter::repeat_n(' ', total.len().saturating_sub(done.len())));
-        name.extend([done.as_str(), "/", &total, if triggered { "] ONBUILD " } else { "] " }]);
+        name.extend([done.as_str(), "/", total, if triggered { "] ONBUILD " } else { "] " }]);
         let (keyword, rest) = text.split_once(' ').unwrap_or((text, ""));
         match keyword.contains(char::is_lowercase) {
             true => name.push_str(&keyword.to_uppercase()),
@@ -426,7 +429,7 @@ impl Walk<'_, '_> {
                 shell(&state.config, path)
             }
         };
-        let (mut mounts, mut inputs) = (Vec::new(), Vec::new());
+        let (mut mounts, mut inputs) = (Vec::with_capacity(run.mounts.len()), Vec::new());
         let mut masked = Vec::new();
         for mount in &run.mounts {
             let escape = self.escape();
@@ -498,10 +501,11 @@ impl Walk<'_, '_> {
     ) -> Result<(), Failure> {
         let keyword = if add { "ADD" } else { "COPY" };
         let dest_text = self.expand(state, &transfer.destination)?;
-        let mut sources = Vec::new();
-        let mut remotes: Vec<Option<(Remote, Span)>> = Vec::new();
+        let mut sources = Vec::with_capacity(transfer.sources.len());
+        let mut remotes: Vec<Option<(Remote, Span)>> = Vec::with_capacity(transfer.sources.len());
         let mut inline = Vec::new();
-        let mut history = keyword.to_owned();
+        let mut history = String::with_capacity(instruction.original.len() + 16);
+        history.push_str(keyword);
         let parents = transfer.parents.as_ref().is_some_and(|flag| flag.value);
         if parents {
             history.push_str(" --parents");
@@ -611,15 +615,15 @@ impl Walk<'_, '_> {
             .with_help(format!("write `{dest_text}/`"))
             .into());
         }
-        let mut inputs = Vec::new();
-        let mut origins = Vec::new();
+        let mut inputs = Vec::with_capacity(1);
+        let mut origins = Vec::with_capacity(sources.len());
         for (source, remote) in sources.iter().zip(remotes) {
             let node = match (remote, &transfer.from) {
                 (Some((remote, span)), _) => Some(self.planner.remote_node(remote, span)),
                 (None, Some(from)) => {
                     self.planner.input(from, self.index, &state.platform, self.plan)?
                 }
-                (None, None) => Some(self.planner.local_node(String::new())),
+                (None, None) => Some(self.planner.local_node("")),
             };
             let Some(node) = node else {
                 let from = transfer.from.as_ref().map_or("scratch", |word| word.text.as_str());
@@ -637,7 +641,7 @@ impl Walk<'_, '_> {
             }));
         }
         if origins.iter().all(|origin| *origin == 0) {
-            origins.clear();
+            origins = Vec::new();
         }
         let text = expand::expand_display(&instruction.original, &state.env, self.escape());
         let name = self.name(state, &remote::redacted(&text), triggered);
@@ -683,14 +687,14 @@ impl Walk<'_, '_> {
 
     fn env(&mut self, state: &mut StageState, pairs: &[KeyValue]) -> Result<(), Failure> {
         state.declared = None;
-        let mut text = "ENV".to_owned();
-        for (name, value) in self.pairs(state, pairs)? {
+        let first = pairs.first().map_or(Span::default(), |pair| pair.key.span);
+        let pairs = self.pairs(state, pairs)?;
+        let mut text = String::with_capacity("ENV".len() + told(&pairs));
+        text.push_str("ENV");
+        for (name, value) in pairs {
             text.extend([" ", &name, "=", &value]);
             state.env.set(&name, &value);
-            enough(
-                state.env.list().len(),
-                pairs.first().map_or(Span::default(), |pair| pair.key.span),
-            )?;
+            enough(state.env.list().len(), first)?;
             let pair = format!("{name}={value}");
             let env = &mut state.config.config.env;
             match state.places.get(&name) {
@@ -706,8 +710,10 @@ impl Walk<'_, '_> {
     }
 
     fn label(&mut self, state: &mut StageState, pairs: &[KeyValue]) -> Result<(), Failure> {
-        let mut text = "LABEL".to_owned();
-        for (name, value) in self.pairs(state, pairs)? {
+        let pairs = self.pairs(state, pairs)?;
+        let mut text = String::with_capacity("LABEL".len() + told(&pairs));
+        text.push_str("LABEL");
+        for (name, value) in pairs {
             text.extend([" ", &name, "=", &value]);
             state.config.config.labels.insert(name, value);
         }
@@ -767,12 +773,18 @@ impl Walk<'_, '_> {
     }
 }
 
+/// What names and values take in an entry of history, bytes.
+fn told(pairs: &[(String, String)]) -> usize {
+    pairs.iter().map(|(name, value)| name.len() + value.len() + 2).sum()
+}
+
 fn shell(config: &ImageConfig, text: String) -> Vec<String> {
-    let mut args = match &config.config.shell {
-        Some(shell) if !shell.is_empty() => shell.clone(),
-        _ if config.os == "windows" => vec!["cmd".to_owned(), "/S".to_owned(), "/C".to_owned()],
-        _ => vec!["/bin/sh".to_owned(), "-c".to_owned()],
-    };
+    let mut args = Vec::with_capacity(3);
+    match &config.config.shell {
+        Some(shell) if !shell.is_empty() => args.extend_from_slice(shell),
+        _ if config.os == "windows" => args.extend(["cmd", "/S", "/C"].map(str::to_owned)),
+        _ => args.extend(["/bin/sh", "-c"].map(str::to_owned)),
+    }
     args.push(text);
     args
 }
