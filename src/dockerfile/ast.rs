@@ -449,8 +449,8 @@ pub struct Transfer {
 pub enum Source {
     /// A path, pattern or URL: expanded.
     Path(Word),
-    /// A file made from a heredoc, mode 0644.
-    Heredoc(Heredoc),
+    /// A file made from a heredoc, mode 0644. Boxed, as most sources are paths and much smaller.
+    Heredoc(Box<Heredoc>),
 }
 
 /// HEALTHCHECK.

@@ -175,8 +175,7 @@ impl Word {
     /// Expands the word to its text alone, without a copy when there is nothing to expand: that is how most
     /// of the words of a large file are.
     pub fn text_in(&self, env: &dyn Env, escape: Escape) -> Result<Cow<'_, str>, Diagnostic> {
-        let special =
-            |byte| matches!(byte, b'$' | b'\'' | b'"') || byte == escape.as_char() as u8;
+        let special = |byte| matches!(byte, b'$' | b'\'' | b'"') || byte == escape.as_char() as u8;
         if !self.text.bytes().any(special) {
             return Ok(Cow::Borrowed(&self.text));
         }
@@ -584,12 +583,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn operator(
-        &mut self,
-        name: &str,
-        operator: char,
-        colon: bool,
-    ) -> Result<Cow<'a, str>, Error> {
+    fn operator(&mut self, name: &str, operator: char, colon: bool) -> Result<Cow<'a, str>, Error> {
         let modifier = if colon { format!(":{operator}") } else { operator.to_string() };
         let pattern = matches!(operator, '#' | '%');
         if colon && pattern {

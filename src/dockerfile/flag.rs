@@ -1,5 +1,7 @@
 //! The flags of an instruction: which there are, and what was given.
 
+use std::ops::Range;
+
 use super::diagnostic::Diagnostic;
 use super::line::Line;
 use super::span::{Span, Spanned, Word};
@@ -94,7 +96,8 @@ impl<'a> Flags<'a> {
 
     /// Gives the value of a flag; None when it is empty or was not given.
     pub fn text(&self, name: &str) -> Option<Word> {
-        self.texts(name).into_iter().find(|word| !word.text.is_empty())
+        let mut given = self.flags.iter().filter(|flag| flag.name == name);
+        given.find(|flag| flag.value < flag.raw.text.len()).map(|flag| self.value(flag))
     }
 
     /// Gives all values of a flag.
@@ -110,15 +113,17 @@ impl<'a> Flags<'a> {
     }
 
     /// Gives all values of a flag, each with a function that finds the place of a piece of it.
-    pub fn located(&self, name: &str) -> impl Iterator<Item = (Word, Locate<'a>)> {
+    pub fn located(
+        &self,
+        name: &str,
+    ) -> impl Iterator<Item = (&'a str, Span, impl Fn(Range<usize>) -> Span)> {
         let line = self.line;
         let given = self.flags.iter().filter(move |flag| flag.name == name);
         given.map(move |flag| {
-            let (raw, value) = (flag.raw, flag.value);
-            let locate: Locate<'a> = Box::new(move |range: std::ops::Range<usize>| {
-                raw.span(line, value + range.start..value + range.end)
-            });
-            (self.value(flag), locate)
+            let (value, locate) = (flag.value, flag.raw.locate(line));
+            let text = &flag.raw.text[value..];
+            let span = locate(value..flag.raw.text.len());
+            (text, span, move |range: Range<usize>| locate(value + range.start..value + range.end))
         })
     }
 
@@ -127,9 +132,6 @@ impl<'a> Flags<'a> {
         Word::new(text, flag.raw.span(self.line, flag.value..flag.raw.text.len()))
     }
 }
-
-/// Finds the place in the source of a range of a flag's value.
-pub type Locate<'a> = Box<dyn Fn(std::ops::Range<usize>) -> Span + 'a>;
 
 fn unknown(instruction: &str, name: &str, span: Span, defined: &[Definition]) -> Diagnostic {
     let shown: String = name.chars().take(40).collect();
