@@ -29,7 +29,7 @@ use super::options;
 use super::output;
 use super::report::{Exit, Report, Result};
 use super::sources::{self, Main, Opened};
-use super::{attest, call, edit, plan, privilege};
+use super::{attest, call, edit, heap, plan, privilege};
 
 /// Shows what checks of layers found, and says whether that is an error.
 type Judge<'a> = &'a dyn Fn(Vec<Diagnostic>) -> Result<()>;
@@ -136,7 +136,7 @@ fn run_build(args: &BuildArgs, env: &Environment, goal: Goal<'_>) -> Result<()> 
     };
     let source = sources::read_dockerfile(&main, args, env, early.as_ref())?;
     let style = style(args.quiet, args.progress, args.log_format);
-    let parsed = dockerfile::parse_with(&source.bytes, checks);
+    let parsed = heap::ready(&source.bytes, || dockerfile::parse_with(&source.bytes, checks));
     let painter = Painter::new(&source.name, &parsed.dockerfile.source, env.colour);
     let draw = |diagnostic: &Diagnostic| painter.paint(diagnostic);
     let place = source.shown_from(&env.cwd);
