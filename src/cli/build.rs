@@ -22,7 +22,7 @@ use super::args::{
     BuildArgs, IsolationArg, LogFormat, OnErrorArg, PlanArgs, PlanFormat, ProgressArg, Pull,
 };
 use super::cache;
-use super::environment::Environment;
+use super::environment::{Environment, threads};
 use super::export::{Plan, export_all};
 use super::load::Loader;
 use super::options;
@@ -373,7 +373,7 @@ pub(super) fn build_options(
     epoch: Option<i64>,
     host: Platform,
 ) -> Result<Options> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = threads();
     let jobs = match args.jobs {
         Some(0) => return Err(Report::usage("--jobs 0: at least one step must run at a time")),
         Some(jobs) => jobs,

@@ -29,7 +29,7 @@ struct Flag<'a> {
     /// Where the value begins in the raw text.
     value: usize,
     on: bool,
-    raw: &'a RawFlag,
+    raw: &'a RawFlag<'a>,
 }
 
 /// The flags of one instruction.
@@ -44,7 +44,7 @@ impl<'a> Flags<'a> {
     pub fn check(
         instruction: &str,
         line: &'a Line,
-        raw: &'a [RawFlag],
+        raw: &'a [RawFlag<'a>],
         defined: &[Definition],
         diagnostics: &mut Vec<Diagnostic>,
     ) -> Flags<'a> {
@@ -52,7 +52,7 @@ impl<'a> Flags<'a> {
         for raw in raw {
             let (written, value) = match raw.text.split_once('=') {
                 Some((written, value)) => (written, Some(value)),
-                None => (raw.text.as_str(), None),
+                None => (&*raw.text, None),
             };
             let name_span = raw.span(line, 0..written.len());
             let name = written.strip_prefix("--").unwrap_or(written);
@@ -120,10 +120,11 @@ impl<'a> Flags<'a> {
         let line = self.line;
         let given = self.flags.iter().filter(move |flag| flag.name == name);
         given.map(move |flag| {
-            let (value, locate) = (flag.value, flag.raw.locate(line));
-            let text = &flag.raw.text[value..];
-            let span = locate(value..flag.raw.text.len());
-            (text, span, move |range: Range<usize>| locate(value + range.start..value + range.end))
+            let (value, raw) = (flag.value, flag.raw);
+            let locate =
+                move |range: Range<usize>| raw.span(line, value + range.start..value + range.end);
+            let text = &raw.text[value..];
+            (text, locate(0..text.len()), locate)
         })
     }
 

@@ -90,7 +90,7 @@ pub struct Parts<'a> {
     /// One of [`KEYWORDS`]; None for anything else.
     pub name: Option<&'static str>,
     /// The flags as written.
-    pub flags: Vec<RawFlag>,
+    pub flags: Vec<RawFlag<'a>>,
     /// What follows the flags, trimmed.
     pub rest: Range<usize>,
     /// The file's escape character.
@@ -102,7 +102,10 @@ impl<'a> Parts<'a> {
     pub fn split(line: &'a Line, range: Range<usize>, escape: Escape) -> Parts<'a> {
         let (keyword, rest) = split_first(line, line.trim(range));
         let written = &line.text[keyword.clone()];
-        let name = KEYWORDS.into_iter().find(|known| known.eq_ignore_ascii_case(written));
+        let name = KEYWORDS
+            .iter()
+            .find(|known| known.len() == written.len() && known.eq_ignore_ascii_case(written))
+            .copied();
         let (flags, rest) = split_flags(line, rest, escape);
         Parts { line, keyword, name, flags, rest, escape }
     }

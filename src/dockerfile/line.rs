@@ -159,8 +159,14 @@ impl Line {
     }
 
     fn offset(&self, at: usize) -> usize {
-        let piece = self.pieces.partition_point(|&(text, _)| text as usize <= at).saturating_sub(1);
-        let found = self.pieces.get(piece);
+        let found = match self.pieces.as_slice() {
+            // As in most lines.
+            [only] => Some(only),
+            pieces => {
+                let behind = pieces.partition_point(|&(text, _)| text as usize <= at);
+                pieces.get(behind.saturating_sub(1))
+            }
+        };
         found.map_or(self.end, |&(text, source)| source as usize + (at - text as usize))
     }
 }

@@ -190,11 +190,10 @@ impl Mount {
             }
         };
         let fields = fields.into_iter().map(|(field, range)| {
-            let whole = place(range.clone());
             // Inside quotes the offsets do not fit; then the whole field is what we point to.
-            let exact = text[range.clone()] == field;
-            let at = |from: usize, to: usize| {
-                if exact { place(range.start + from..range.start + to) } else { whole }
+            let at = |from: usize, to: usize| match field {
+                Cow::Borrowed(_) => place(range.start + from..range.start + to),
+                Cow::Owned(_) => place(range.clone()),
             };
             let (key, value) = match field.split_once('=') {
                 Some((key, value)) => (key, Some(Word::new(value, at(key.len() + 1, field.len())))),

@@ -4,6 +4,7 @@
 //! blanks outside of quotes with the quotes kept for expansion (ENV, LABEL, ARG), and for flags at
 //! blanks outside of quotes with the quotes taken off.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use super::ast::Escape;
@@ -81,26 +82,21 @@ pub fn split_quoted(line: &Line, range: Range<usize>, escape: Escape) -> Vec<(&s
 
 /// A flag as written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RawFlag {
-    /// `--name=value` without quotes and escapes.
-    pub text: String,
+pub struct RawFlag<'a> {
+    /// `--name=value` without quotes and escapes; borrowed when there were none.
+    pub text: Cow<'a, str>,
     /// Where it stands in the logical line.
     pub range: Range<usize>,
 }
 
-impl RawFlag {
+impl RawFlag<'_> {
     /// Gives the place of a range of `text`; of the whole flag when quotes shifted the text.
     pub fn span(&self, line: &Line, range: Range<usize>) -> Span {
-        self.locate(line)(range)
-    }
-
-    /// The same for many ranges.
-    pub fn locate<'a>(&self, line: &'a Line) -> impl Fn(Range<usize>) -> Span + use<'a> {
-        let whole = self.range.clone();
-        let exact = line.text[whole.clone()] == self.text;
-        move |range| match exact {
-            true => line.span(whole.start + range.start..whole.start + range.end),
-            false => line.span(whole.clone()),
+        match self.text {
+            Cow::Borrowed(_) => {
+                line.span(self.range.start + range.start..self.range.start + range.end)
+            }
+            Cow::Owned(_) => line.span(self.range.clone()),
         }
     }
 }
@@ -111,7 +107,7 @@ pub fn split_flags(
     line: &Line,
     range: Range<usize>,
     escape: Escape,
-) -> (Vec<RawFlag>, Range<usize>) {
+) -> (Vec<RawFlag<'_>>, Range<usize>) {
     let escape = escape.as_char();
     let mut flags = Vec::new();
     let mut at = range.start;
@@ -133,24 +129,24 @@ pub fn split_flags(
 }
 
 /// Reads one flag: its text without quotes and escapes, and how long it was with them.
-fn flag(rest: &str, escape: char) -> (String, usize) {
+fn flag(rest: &str, escape: char) -> (Cow<'_, str>, usize) {
     // Most have neither.
     let len = rest.find(char::is_whitespace).unwrap_or(rest.len());
     if !rest[..len].contains(['\'', '"', escape]) {
-        return (rest[..len].to_owned(), len);
+        return (rest[..len].into(), len);
     }
     let (mut text, mut quote) = (String::new(), None);
     let mut chars = rest.char_indices();
     while let Some((at, c)) = chars.next() {
         match quote {
-            None if c.is_whitespace() => return (text, at),
+            None if c.is_whitespace() => return (text.into(), at),
             None if c == '\'' || c == '"' => quote = Some(c),
             Some(open) if c == open => quote = None,
             _ if c == escape => text.extend(chars.next().map(|(_, next)| next)),
             _ => text.push(c),
         }
     }
-    (text, rest.len())
+    (text.into(), rest.len())
 }
 
 #[cfg(test)]
@@ -198,7 +194,7 @@ mod tests {
         ] {
             let line = Line::single(text);
             let (got, range) = split_flags(&line, 0..text.len(), Escape::Backslash);
-            let got: Vec<&str> = got.iter().map(|flag| flag.text.as_str()).collect();
+            let got: Vec<&str> = got.iter().map(|flag| &*flag.text).collect();
             assert_eq!((got, &text[range]), (flags, rest), "{text}");
         }
     }

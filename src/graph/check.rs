@@ -9,6 +9,7 @@
 //!
 //! Start reading at [`instruction`].
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -254,11 +255,20 @@ fn undefined(
     found: &mut Vec<Diagnostic>,
 ) {
     let escape = dockerfile.directives.escape;
-    let mut scope =
-        Scope { env: &state.env, own: Vec::new(), args: &state.build_args, declared: Vec::new() };
+    let mut scope = Scope {
+        env: &state.env,
+        own: Vec::new(),
+        args: &state.build_args,
+        declared: Vec::new(),
+        missed: Cell::new(false),
+    };
     let mut look = |word: &Word, scope: &Scope<'_>| {
-        // Most words have no variable, and there are thousands.
+        // There are thousands of words. Most have no variable, nearly all others have what is defined, and
+        // only then names must be told.
+        scope.missed.set(false);
+        let is_defined = |word: &Word| word.text_in(scope, escape).is_ok() && !scope.missed.get();
         if word.text.contains('$')
+            && !is_defined(word)
             && let Ok(expanded) = word.expand(scope, escape)
         {
             scope.report(dockerfile, word, &expanded.unset, found);
@@ -337,11 +347,15 @@ struct Scope<'a> {
     args: &'a [(String, Option<String>)],
     /// ARGs of this instruction.
     declared: Vec<String>,
+    /// Something was asked for that has no value.
+    missed: Cell<bool>,
 }
 
 impl Env for Scope<'_> {
     fn get(&self, name: &str) -> Option<&str> {
-        Env::get(&self.own, name).or_else(|| self.env.get(name))
+        let value = Env::get(&self.own, name).or_else(|| self.env.get(name));
+        self.missed.set(self.missed.get() || value.is_none());
+        value
     }
 }
 

@@ -4,6 +4,7 @@
 //! the triggers of base images backwards to find the stages that are needed, then walk those in the
 //! order of the file. What a single stage does is in [`super::stage`].
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -115,8 +116,8 @@ pub(super) struct Planner<'a> {
     /// Several were.
     pub multi: bool,
     pub graph: Graph,
-    /// Nodes by [`place`].
-    known: HashMap<u64, Vec<NodeId>>,
+    /// Nodes by [`place`], or by the next number when that one is taken.
+    known: HashMap<u64, NodeId>,
     /// Nodes of local directories: nearly every COPY asks for the build context.
     locals: BTreeMap<String, NodeId>,
     images: HashMap<(String, Platform), Rc<Found>>,
@@ -661,15 +662,27 @@ impl<'a> Planner<'a> {
 
     /// Adds a node, or finds the equal one that there is.
     pub fn add_node(&mut self, node: Node) -> NodeId {
-        let alike = self.known.entry(place(&node)).or_default();
         let nodes = &mut self.graph.nodes;
-        let equal = alike.iter().find(|&&id| likeness(&nodes[id]) == likeness(&node));
-        if let Some(&id) = equal {
-            return id;
+        let mut place = place(&node);
+        loop {
+            match self.known.entry(place) {
+                Entry::Occupied(entry) if likeness(&nodes[*entry.get()]) == likeness(&node) => {
+                    return *entry.get();
+                }
+                Entry::Occupied(_) => place = place.wrapping_add(1),
+                Entry::Vacant(entry) => {
+                    entry.insert(nodes.len());
+                    nodes.push(node);
+                    return nodes.len() - 1;
+                }
+            }
         }
-        alike.push(nodes.len());
-        nodes.push(node);
-        nodes.len() - 1
+    }
+
+    /// Makes room for more nodes.
+    pub fn reserve(&mut self, count: usize) {
+        self.graph.nodes.reserve(count);
+        self.known.reserve(count);
     }
 
     /// Turns the target stage into a result (BuildKit: `finalizeResultImage`).

@@ -420,9 +420,10 @@ pub fn redact(text: &str) -> String {
 
 /// The same without a copy of a text that has no URL.
 pub(super) fn redacted(text: &str) -> Cow<'_, str> {
-    match memchr::memchr(b':', text.as_bytes()) {
-        None => text.into(),
-        Some(_) => redact(text).into(),
+    let mut colons = memchr::memchr_iter(b':', text.as_bytes());
+    match colons.any(|at| text[at..].starts_with("://")) {
+        true => redact(text).into(),
+        false => text.into(),
     }
 }
 

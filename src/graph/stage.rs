@@ -107,7 +107,6 @@ impl Planner<'_> {
             .chain(stage.body.iter().map(|instruction| (instruction, false)))
             .collect();
         state.config.history.reserve(instructions.len());
-        self.graph.nodes.reserve(instructions.len());
         let has_base = matches!(prepared.base, Base::Image(_));
         let total = usize::from(has_base)
             + instructions
@@ -119,6 +118,7 @@ impl Planner<'_> {
                     )
                 })
                 .count();
+        self.reserve(total);
         let no_cache =
             self.request.no_cache
                 || self.request.no_cache_stages.iter().any(|filter| {
@@ -229,7 +229,7 @@ fn scratch(platform: &Arc<Platform>) -> StageState {
 pub(super) fn push_history(config: &mut ImageConfig, created_by: String, layer: bool) {
     config.history.push(History {
         created_by: Some(created_by),
-        comment: Some(HISTORY_COMMENT.to_owned()),
+        comment: Some(HISTORY_COMMENT.into()),
         empty_layer: !layer,
         ..History::default()
     });
@@ -783,7 +783,10 @@ fn shell(config: &ImageConfig, text: String) -> Vec<String> {
     match &config.config.shell {
         Some(shell) if !shell.is_empty() => args.extend_from_slice(shell),
         _ if config.os == "windows" => args.extend(["cmd", "/S", "/C"].map(str::to_owned)),
-        _ => args.extend(["/bin/sh", "-c"].map(str::to_owned)),
+        _ => {
+            args.push("/bin/sh".to_owned());
+            args.push("-c".to_owned());
+        }
     }
     args.push(text);
     args
