@@ -63,12 +63,13 @@ pub fn split_quoted(line: &Line, range: Range<usize>, escape: Escape) -> Vec<(&s
             continue;
         }
         start.get_or_insert(at);
-        match quote {
-            _ if c == escape && quote != Some('\'') => {
-                if chars.next().is_none() {
-                    end = at;
-                }
+        if c == escape && quote != Some('\'') {
+            if chars.next().is_none() {
+                end = at;
             }
+            continue;
+        }
+        match quote {
             None if c == '\'' || c == '"' => quote = Some(c),
             Some(open) if c == open => quote = None,
             _ => {}

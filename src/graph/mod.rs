@@ -34,8 +34,10 @@ pub mod merge;
 mod mount;
 pub mod outline;
 pub mod parts;
+mod path;
 mod plan;
 mod refuse;
+mod relocate;
 pub mod remote;
 mod stage;
 #[cfg(test)]

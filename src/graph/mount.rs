@@ -2,8 +2,9 @@
 
 use crate::dockerfile::{Diagnostic, MountType, Span};
 
+use super::path::clean_workdir;
 use super::plan::Failure;
-use super::stage::{StageState, Walk, clean_workdir};
+use super::stage::{StageState, Walk};
 use super::{Mount, MountKind, NodeId, Sharing};
 
 impl Walk<'_, '_> {

@@ -11,12 +11,13 @@ use std::sync::Arc;
 
 use crate::dockerfile::expand;
 use crate::dockerfile::{
-    Command, Diagnostic, Dockerfile, Instruction, Source, Span, Stage, Word, parse_trigger, suggest,
+    Command, Diagnostic, Dockerfile, Instruction, Span, Stage, Word, parse_trigger, suggest,
 };
 use crate::oci::{ImageConfig, Platform};
 
 use super::budget::Budget;
 use super::likeness::{likeness, place};
+use super::relocate::relocate;
 use super::remote::{Remote, printable};
 use super::stage::StageState;
 use super::{
@@ -763,50 +764,4 @@ fn resolve_failure(name: &str, error: ResolveError, span: Span) -> Failure {
         diagnostic = diagnostic.with_help(hint);
     }
     Failure { diagnostic, exit: error.exit }
-}
-
-/// Makes every place of an instruction the same one.
-fn relocate(instruction: &mut Instruction, span: Span) {
-    instruction.span = span;
-    instruction.keyword_span = span;
-    let words: Vec<&mut Word> = match &mut instruction.command {
-        Command::Copy(transfer) | Command::Add(transfer) => {
-            let mut words: Vec<&mut Word> = vec![&mut transfer.destination];
-            words.extend(&mut transfer.from);
-            words.extend(&mut transfer.chown);
-            words.extend(&mut transfer.chmod);
-            words.extend(&mut transfer.checksum);
-            words.extend(&mut transfer.exclude);
-            for source in &mut transfer.sources {
-                match source {
-                    Source::Path(word) => words.push(word),
-                    Source::Heredoc(heredoc) => heredoc.span = span,
-                }
-            }
-            words
-        }
-        Command::Env(pairs) | Command::Label(pairs) => {
-            pairs.iter_mut().flat_map(|pair| [&mut pair.key, &mut pair.value]).collect()
-        }
-        Command::User(word) | Command::Workdir(word) | Command::Stopsignal(word) => vec![word],
-        Command::Expose(words) | Command::Volume(words) | Command::Shell(words) => {
-            words.iter_mut().collect()
-        }
-        Command::Run(run) => {
-            for mount in &mut run.mounts {
-                mount.span = span;
-                for field in &mut mount.fields {
-                    field.key.span = span;
-                    if let Some(value) = &mut field.value {
-                        value.span = span;
-                    }
-                }
-            }
-            Vec::new()
-        }
-        _ => Vec::new(),
-    };
-    for word in words {
-        word.span = span;
-    }
 }

@@ -266,7 +266,7 @@ fn agree(what: &str, place: &mut Option<String>, value: String) -> Result<(), St
 
 /// Makes a path relative, without `.` and without leaving what it starts from.
 fn clean_subdir(path: &str) -> String {
-    super::stage::clean_workdir("/", path)[1..].to_owned()
+    super::path::clean_workdir("/", path)[1..].to_owned()
 }
 
 /// Refuses what `git check-ref-format` refuses, and with it everything that `git` could take for an

@@ -17,6 +17,7 @@ use crate::oci::{ImageConfig, Platform};
 use super::add::remote_source;
 use super::budget::size;
 use super::history::{declared, healthcheck, quoted, run_history, summary};
+use super::path::{clean_dest, clean_workdir};
 use super::plan::{Base, Failure, Planner, PlatformPlan, enough};
 use super::refuse::refuse_run;
 use super::remote::{self, Remote};
@@ -233,39 +234,6 @@ pub(super) fn push_history(config: &mut ImageConfig, created_by: String, layer: 
         empty_layer: !layer,
         ..History::default()
     });
-}
-
-/// Says whether an absolute path has no part that [`clean_workdir`] would take out.
-fn is_clean(path: &str) -> bool {
-    path == "/" || path.split('/').skip(1).all(|part| !matches!(part, "" | "." | ".."))
-}
-
-/// Joins a WORKDIR onto the one before it.
-pub(super) fn clean_workdir(current: &str, path: &str) -> String {
-    if path.starts_with('/') && is_clean(path) {
-        return path.to_owned();
-    }
-    let current = if path.starts_with('/') { "" } else { current };
-    let mut clean = String::with_capacity(current.len() + path.len() + 2);
-    for part in current.split('/').chain(path.split('/')) {
-        match part {
-            "" | "." => {}
-            ".." => clean.truncate(clean.rfind('/').unwrap_or(0)),
-            _ => clean.extend(["/", part]),
-        }
-    }
-    if clean.is_empty() {
-        clean.push('/');
-    }
-    clean
-}
-
-/// Joins a destination onto the working directory; a slash (or `/.`) at its end stays one.
-fn clean_dest(workdir: &str, dest: &str) -> String {
-    let dest = if dest.is_empty() || dest == "." { "./" } else { dest };
-    let is_dir = dest.ends_with('/') || dest.ends_with("/.") || dest.ends_with("/..");
-    let clean = clean_workdir(workdir, dest);
-    if is_dir && clean != "/" { format!("{clean}/") } else { clean }
 }
 
 impl Walk<'_, '_> {
@@ -798,7 +766,3 @@ fn with_shell(config: &ImageConfig, form: &Form) -> Vec<String> {
         Form::Shell(_) => shell(config, form.words().join(" ")),
     }
 }
-
-#[cfg(test)]
-#[path = "stage_tests.rs"]
-mod tests;
