@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use crate::build::advice::Checks;
 use crate::build::bases::{Bases, Pull as PullPolicy};
@@ -136,7 +137,8 @@ fn run_build(args: &BuildArgs, env: &Environment, goal: Goal<'_>) -> Result<()> 
     };
     let source = sources::read_dockerfile(&main, args, env, early.as_ref())?;
     let style = style(args.quiet, args.progress, args.log_format);
-    let parsed = heap::ready(&source.bytes, || dockerfile::parse_with(&source.bytes, checks));
+    let memory = heap::ahead(&source.bytes);
+    let parsed = dockerfile::parse_with(&source.bytes, checks);
     let painter = Painter::new(&source.name, &parsed.dockerfile.source, env.colour);
     let draw = |diagnostic: &Diagnostic| painter.paint(diagnostic);
     let place = source.shown_from(&env.cwd);
@@ -201,6 +203,8 @@ fn run_build(args: &BuildArgs, env: &Environment, goal: Goal<'_>) -> Result<()> 
         return result;
     }
     let planned = graph::plan(&parsed.dockerfile, &request, &mut bases);
+    // It has long ended. Steps are prepared by a process of one thread, as without it.
+    drop(memory.map(JoinHandle::join));
     if planned.is_err() && !quiet {
         parsed.diagnostics.iter().for_each(warn);
     }

@@ -4,7 +4,7 @@
 //! each at its first use: a fifth of the whole time. Beside the parser, another thread has it given in a few calls.
 
 use std::hint::black_box;
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use crate::sys;
 
@@ -24,21 +24,19 @@ fn estimate(source: &[u8]) -> usize {
     8 * source.len() + 1000 * lines
 }
 
-/// Does the work of reading a Dockerfile while memory for it is made ready.
-pub fn ready<T>(source: &[u8], work: impl FnOnce() -> T) -> T {
+/// Begins to make memory ready for what is made of a Dockerfile; None when that is not worth it.
+pub fn ahead(source: &[u8]) -> Option<JoinHandle<()>> {
     let bytes = estimate(source).min(MOST);
     if bytes < WORTH_IT {
-        return work();
+        return None;
     }
     let start = grow(bytes);
     let pieces = (start..start + bytes).step_by(PIECE);
-    thread::scope(|scope| {
-        // Without a thread the memory comes page by page, as ever.
-        let _ = thread::Builder::new().spawn_scoped(scope, || {
-            pieces.for_each(|at| sys::mem::populate(at..(at + PIECE).min(start + bytes)));
-        });
-        work()
-    })
+    let populate = move || {
+        pieces.for_each(|at| sys::mem::populate(at..(at + PIECE).min(start + bytes)));
+    };
+    // Without a thread the memory comes page by page, as ever.
+    thread::Builder::new().spawn(populate).ok()
 }
 
 /// Makes the heap grow by this many bytes, and says where.
@@ -50,4 +48,18 @@ fn grow(bytes: usize) -> usize {
     drop(black_box(Vec::<u8>::with_capacity(bytes)));
     let place = black_box(Vec::<u8>::with_capacity(bytes));
     place.as_ptr() as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_large_files_are_worth_a_thread() {
+        assert!(ahead(b"FROM scratch\nRUN true\n").is_none());
+        let large = b"RUN --mount=type=cache,target=/c make\n".repeat(2000);
+        let thread = ahead(&large).expect("two megabytes are worth one");
+        thread.join().expect("it only asks for memory");
+        assert!(estimate(&large) > 2 << 20 && estimate(&large) < 4 << 20);
+    }
 }
