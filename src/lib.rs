@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | `main.rs` | argv → exit code; becomes the sandbox child when re-executed as one | cli, sandbox |
 //! | [`attest`] | provenance and SBOMs as in-toto statements. Pure | graph (redaction), dockerfile (names of secrets), oci |
-//! | [`cli`] | one file a subcommand; the only reader of env, `$HOME`, cwd | ui, bake, build, attest, task, graph, context, remote, transport, registry, store, sandbox, layer, oci, dockerfile, sys (asking for a password) |
+//! | [`cli`] | one file a subcommand; the only reader of env, `$HOME`, cwd | ui, bake, build, attest, task, graph, context, remote, transport, registry, store, sandbox, layer, oci, dockerfile, sys (asking for a password, memory) |
 //! | [`ui`] | build events → tty list, plain lines, JSON lines; diagnostics with excerpts | build (events only), dockerfile (diagnostics), oci |
 //! | [`bake`] | bake files (HCL, JSON, compose) → targets. Pure but for one thread with a deep stack | dockerfile |
 //! | [`build`] | the conductor: scheduler, cancel, one file a step kind; cache, packing | attest, graph, dockerfile, context, remote, sandbox, snapshot, store, transport, layer, oci |

@@ -197,7 +197,7 @@ fn emulated(
             && is_emulated(&node.platform)
         {
             let step = steps.entry(node.span.start).or_insert((node, run, Vec::new()));
-            if !step.2.contains(&&node.platform) {
+            if !step.2.contains(&&*node.platform) {
                 step.2.push(&node.platform);
             }
         }

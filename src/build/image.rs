@@ -220,7 +220,7 @@ fn align_base_history(history: &mut Vec<History>, base_history: usize, layers: u
     for _ in told..layers {
         history.insert(
             base_history.min(history.len()),
-            History { comment: Some("layer of the base image".to_owned()), ..History::default() },
+            History { comment: Some("layer of the base image".into()), ..History::default() },
         );
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use crate::build::advice::Checks;
 use crate::build::bases::{Bases, Pull as PullPolicy};
@@ -22,14 +23,14 @@ use super::args::{
     BuildArgs, IsolationArg, LogFormat, OnErrorArg, PlanArgs, PlanFormat, ProgressArg, Pull,
 };
 use super::cache;
-use super::environment::Environment;
+use super::environment::{Environment, threads};
 use super::export::{Plan, export_all};
 use super::load::Loader;
 use super::options;
 use super::output;
 use super::report::{Exit, Report, Result};
 use super::sources::{self, Main, Opened};
-use super::{attest, call, edit, plan, privilege};
+use super::{attest, call, edit, heap, plan, privilege};
 
 /// Shows what checks of layers found, and says whether that is an error.
 type Judge<'a> = &'a dyn Fn(Vec<Diagnostic>) -> Result<()>;
@@ -136,6 +137,7 @@ fn run_build(args: &BuildArgs, env: &Environment, goal: Goal<'_>) -> Result<()> 
     };
     let source = sources::read_dockerfile(&main, args, env, early.as_ref())?;
     let style = style(args.quiet, args.progress, args.log_format);
+    let memory = heap::ahead(&source.bytes);
     let parsed = dockerfile::parse_with(&source.bytes, checks);
     let painter = Painter::new(&source.name, &parsed.dockerfile.source, env.colour);
     let draw = |diagnostic: &Diagnostic| painter.paint(diagnostic);
@@ -201,6 +203,8 @@ fn run_build(args: &BuildArgs, env: &Environment, goal: Goal<'_>) -> Result<()> 
         return result;
     }
     let planned = graph::plan(&parsed.dockerfile, &request, &mut bases);
+    // It has long ended. Steps are prepared by a process of one thread, as without it.
+    drop(memory.map(JoinHandle::join));
     if planned.is_err() && !quiet {
         parsed.diagnostics.iter().for_each(warn);
     }
@@ -373,7 +377,7 @@ pub(super) fn build_options(
     epoch: Option<i64>,
     host: Platform,
 ) -> Result<Options> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = threads();
     let jobs = match args.jobs {
         Some(0) => return Err(Report::usage("--jobs 0: at least one step must run at a time")),
         Some(jobs) => jobs,

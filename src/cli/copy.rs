@@ -13,7 +13,7 @@ use crate::transport::recompress::Recompressed;
 use crate::transport::{self, Copied, CopyOptions, ImageName, Sink, Source};
 use crate::ui::progress::{Progress, Style};
 
-use super::environment::Environment;
+use super::environment::{Environment, threads};
 use super::image_args::{CompressionArg, CopyArgs, PullArgs};
 use super::options;
 use super::report::{Exit, Report, Result};
@@ -149,7 +149,7 @@ pub fn copy(args: &CopyArgs, env: &Environment) -> Result<()> {
             let dir = place.store.tmp().dir("copy").map_err(|error| {
                 Report::of(Exit::Damaged, "cannot use the store for temporary files", &error)
             })?;
-            let threads = std::thread::available_parallelism().map_or(1, usize::from);
+            let threads = threads();
             let name = format!("compressing {}", args.source);
             let packed = tell(env, &progress, &name, &what, |progress| {
                 Recompressed::new(source, compression, dir.path(), threads, progress)

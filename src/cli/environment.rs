@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::registry::{Client, CredentialSource};
 use crate::sandbox::{self, Arch, Cancel, Emulator, Isolation};
@@ -285,6 +285,12 @@ fn names_stub(resolv_conf: &[u8]) -> bool {
         .lines()
         .filter_map(|line| line.trim().strip_prefix("nameserver"))
         .any(|address| address.trim() == "127.0.0.53")
+}
+
+/// How many threads there should be. Asked once: it takes the standard library a dozen system calls.
+pub fn threads() -> usize {
+    static THREADS: OnceLock<usize> = OnceLock::new();
+    *THREADS.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
 /// Gives a finished temporary file its name, with the mode that a new file would have.

@@ -18,6 +18,7 @@ mod explain;
 mod export;
 mod files;
 mod foreign;
+mod heap;
 pub mod image_args;
 mod images;
 mod index;

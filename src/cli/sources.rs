@@ -17,7 +17,7 @@ use crate::remote::{self, Agent, Origin, Remotes};
 use crate::store::{Guard, Store, TmpDir};
 
 use super::args::BuildArgs;
-use super::environment::Environment;
+use super::environment::{Environment, threads};
 use super::options::{self, SecretSource};
 use super::privilege;
 use super::report::{Exit, Report, Result};
@@ -84,7 +84,7 @@ impl Opened {
             tls_ca: env.certificates(&registry)?,
             secrets: secrets.clone(),
             ssh: ssh.clone(),
-            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            threads: threads(),
         };
         let cancel = env.cancel.clone();
         let cancelled: remote::Cancelled = Arc::new(move || cancel.is_cancelled());
@@ -487,10 +487,7 @@ fn stdin_context(args: &BuildArgs, env: &Environment, opened: &Opened) -> Result
     let all = std::io::Cursor::new(head).chain(stdin);
     remote::unpack(all, files.path(), "the context from standard input", &cancelled)
         .map_err(failed)?;
-    let options = context::Options {
-        threads: std::thread::available_parallelism().map_or(1, usize::from),
-        ..context::Options::default()
-    };
+    let options = context::Options { threads: threads(), ..context::Options::default() };
     let context = Context::open(files.path(), IgnoreRules::default(), options)
         .map_err(|error| Report::of(Exit::Usage, "", &error))?;
     let mut source = match args.file.as_deref() {
@@ -533,7 +530,7 @@ pub fn contexts(
         let options = context::Options {
             stat_cache: Some(store.stat_cache(&real, "")),
             scratch: store.tmp().path().ok(),
-            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            threads: threads(),
         };
         Context::open(dir, rules, options).map(Arc::new).map_err(failed)
     };

@@ -71,8 +71,10 @@ impl Dockerfile {
 
     /// Says whether a check is on for an instruction; None is for the file as a whole.
     pub fn allows(&self, rule: Rule, instruction: Option<&Instruction>) -> bool {
-        let local = instruction.and_then(|instruction| instruction.check.as_deref());
-        self.directives.check.merged(local).allows(rule)
+        match instruction.and_then(|instruction| instruction.check.as_deref()) {
+            Some(local) => self.directives.check.merged(Some(local)).allows(rule),
+            None => self.directives.check.allows(rule),
+        }
     }
 
     /// Gives the stages in order.
@@ -447,8 +449,8 @@ pub struct Transfer {
 pub enum Source {
     /// A path, pattern or URL: expanded.
     Path(Word),
-    /// A file made from a heredoc, mode 0644.
-    Heredoc(Heredoc),
+    /// A file made from a heredoc, mode 0644. Boxed, as most sources are paths and much smaller.
+    Heredoc(Box<Heredoc>),
 }
 
 /// HEALTHCHECK.

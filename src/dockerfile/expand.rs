@@ -20,6 +20,7 @@
 //!
 //! Start reading at [`Lexer::run`].
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
@@ -160,12 +161,31 @@ pub fn expand_heredoc(body: &str, env: &dyn Env) -> Result<Expanded, Error> {
 
 /// Expands an instruction for the progress display: quotes and unset variables stay as written; a text
 /// that cannot be expanded is given back as it is.
-pub fn expand_display(text: &str, env: &dyn Env, escape: Escape) -> String {
-    let lexer = Lexer { raw_quotes: true, keep_unset: true, ..Lexer::new(escape) };
-    lexer.run(text, env).map_or_else(|_| text.to_owned(), |expanded| expanded.text)
+pub fn expand_display<'t>(text: &'t str, env: &dyn Env, escape: Escape) -> Cow<'t, str> {
+    let lexer =
+        Lexer { raw_quotes: true, keep_unset: true, forget_names: true, ..Lexer::new(escape) };
+    // Quotes stay, so most lines are shown as they are written.
+    if memchr::memchr2(b'$', lexer.escape as u8, text.as_bytes()).is_none() {
+        return text.into();
+    }
+    lexer.run(text, env).map_or(Cow::Borrowed(text), |expanded| expanded.text.into())
 }
 
 impl Word {
+    /// Expands the word to its text alone, without a copy when there is nothing to expand: that is how most
+    /// of the words of a large file are.
+    pub fn text_in(&self, env: &dyn Env, escape: Escape) -> Result<Cow<'_, str>, Diagnostic> {
+        let special = |byte| matches!(byte, b'$' | b'\'' | b'"') || byte == escape.as_char() as u8;
+        if !self.text.bytes().any(special) {
+            return Ok(Cow::Borrowed(&self.text));
+        }
+        let lexer = Lexer { forget_names: true, ..Lexer::new(escape) };
+        match lexer.run(&self.text, env) {
+            Ok(expanded) => Ok(Cow::Owned(expanded.text)),
+            Err(error) => Err(self.blame(&error)),
+        }
+    }
+
     /// Expands the word, with an error that points to it.
     pub fn expand(&self, env: &dyn Env, escape: Escape) -> Result<Expanded, Diagnostic> {
         expand_word(&self.text, env, escape).map_err(|error| self.blame(&error))
@@ -212,6 +232,8 @@ pub(super) struct Lexer {
     pub keep_quoted: bool,
     /// Variables that are not set stay as written.
     pub keep_unset: bool,
+    /// Nobody wants [`Expanded::used`] and [`Expanded::unset`].
+    pub forget_names: bool,
 }
 
 impl Lexer {
@@ -222,6 +244,7 @@ impl Lexer {
             raw_escapes: false,
             keep_quoted: false,
             keep_unset: false,
+            forget_names: false,
         }
     }
 
@@ -493,6 +516,9 @@ impl<'a> Run<'a> {
 
     fn look_up(&mut self, name: &str) -> Option<&'a str> {
         let value = self.env.get(name);
+        if self.lexer.forget_names {
+            return value;
+        }
         let names = if value.is_some() { &mut self.used } else { &mut self.unset };
         if !names.contains(name) {
             names.insert(name.to_owned());
@@ -501,7 +527,7 @@ impl<'a> Run<'a> {
     }
 
     /// Reads a variable, from its `$` on.
-    fn dollar(&mut self) -> Result<String, Error> {
+    fn dollar(&mut self) -> Result<Cow<'a, str>, Error> {
         let value = self.variable()?;
         self.made += value.len();
         if self.made > MAX_LENGTH {
@@ -510,17 +536,17 @@ impl<'a> Run<'a> {
         Ok(value)
     }
 
-    fn variable(&mut self) -> Result<String, Error> {
+    fn variable(&mut self) -> Result<Cow<'a, str>, Error> {
         let start = self.at;
         self.next();
         if self.peek() != Some('{') {
             let name = self.name();
             if name.is_empty() {
-                return Ok("$".to_owned());
+                return Ok("$".into());
             }
             return Ok(match self.look_up(name) {
-                None if self.lexer.keep_unset => self.text[start..self.at].to_owned(),
-                value => value.unwrap_or_default().to_owned(),
+                None if self.lexer.keep_unset => self.text[start..self.at].into(),
+                value => value.unwrap_or_default().into(),
             });
         }
         self.next();
@@ -539,13 +565,13 @@ impl<'a> Run<'a> {
     }
 
     /// Reads what follows `${`.
-    fn braced(&mut self) -> Result<String, Error> {
+    fn braced(&mut self) -> Result<Cow<'a, str>, Error> {
         let name = self.name();
         let operator = self.next().ok_or(Error::Brace)?;
         match operator {
             '}' => Ok(match self.look_up(name) {
-                None if self.lexer.keep_unset => format!("${{{name}}}"),
-                value => value.unwrap_or_default().to_owned(),
+                None if self.lexer.keep_unset => format!("${{{name}}}").into(),
+                value => value.unwrap_or_default().into(),
             }),
             ':' => {
                 let operator = self.next().ok_or(Error::Brace)?;
@@ -557,7 +583,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn operator(&mut self, name: &str, operator: char, colon: bool) -> Result<String, Error> {
+    fn operator(&mut self, name: &str, operator: char, colon: bool) -> Result<Cow<'a, str>, Error> {
         let modifier = if colon { format!(":{operator}") } else { operator.to_string() };
         let pattern = matches!(operator, '#' | '%');
         if colon && pattern {
@@ -566,14 +592,14 @@ impl<'a> Run<'a> {
         let word = self.nested('}', pattern)?;
         let value = self.look_up(name);
         if value.is_none() && self.lexer.keep_unset {
-            return Ok(format!("${{{name}{modifier}{word}}}"));
+            return Ok(format!("${{{name}{modifier}{word}}}").into());
         }
         let empty_counts = |value: &&str| !(colon && value.is_empty());
         match operator {
-            '-' => Ok(value.filter(empty_counts).map_or(word, str::to_owned)),
-            '+' => Ok(if value.filter(empty_counts).is_some() { word } else { String::new() }),
+            '-' => Ok(value.filter(empty_counts).map_or(word.into(), Cow::Borrowed)),
+            '+' => Ok(if value.filter(empty_counts).is_some() { word.into() } else { "".into() }),
             '?' => match value.filter(empty_counts) {
-                Some(value) => Ok(value.to_owned()),
+                Some(value) => Ok(value.into()),
                 None => {
                     let what = if value.is_none() { "unset" } else { "empty" };
                     let told = format!("is not allowed to be {what}");
@@ -586,16 +612,16 @@ impl<'a> Run<'a> {
                 let pattern = parse_pattern(name, &word[usize::from(longest)..])?;
                 let value = value.unwrap_or_default();
                 Ok(if operator == '#' {
-                    pattern.trim_prefix(value, longest)
+                    pattern.trim_prefix(value, longest).into()
                 } else {
-                    pattern.trim_suffix(value, longest)
+                    pattern.trim_suffix(value, longest).into()
                 })
             }
             _ => Err(Error::Modifier { name: name.into(), modifier }),
         }
     }
 
-    fn replacement(&mut self, name: &str) -> Result<String, Error> {
+    fn replacement(&mut self, name: &str) -> Result<Cow<'a, str>, Error> {
         let all = self.peek() == Some('/');
         if all {
             self.next();
@@ -606,13 +632,13 @@ impl<'a> Run<'a> {
         })?;
         let with = self.nested('}', true)?;
         let Some(value) = self.look_up(name).or((!self.lexer.keep_unset).then_some("")) else {
-            return Ok(format!("${{{name}/{pattern}/{with}}}"));
+            return Ok(format!("${{{name}/{pattern}/{with}}}").into());
         };
         let pattern = parse_pattern(name, &pattern)?;
         if all {
-            pattern.replace_all(value, &with, MAX_LENGTH).ok_or(Error::Long)
+            pattern.replace_all(value, &with, MAX_LENGTH).map(Cow::Owned).ok_or(Error::Long)
         } else {
-            Ok(pattern.replace_first(value, &with))
+            Ok(pattern.replace_first(value, &with).into())
         }
     }
 

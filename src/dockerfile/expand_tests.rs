@@ -214,6 +214,19 @@ proptest! {
     }
 
     #[test]
+    fn text_is_the_same_whoever_expands(word in "[aA${}'\"\\\\/#%:?+*<@1 é`-]{0,12}") {
+        let (env, span) = (env(), crate::dockerfile::Span::default());
+        for escape in [Escape::Backslash, Escape::Backtick] {
+            let expanded = Word::new(word.as_str(), span).expand(&env, escape);
+            let text = Word::new(word.as_str(), span).text_in(&env, escape).map(Cow::into_owned);
+            prop_assert_eq!(text, expanded.map(|expanded| expanded.text));
+            let lexer = Lexer { raw_quotes: true, keep_unset: true, ..Lexer::new(escape) };
+            let shown = lexer.run(&word, &env).map_or(word.clone(), |expanded| expanded.text);
+            prop_assert_eq!(expand_display(&word, &env, escape), shown);
+        }
+    }
+
+    #[test]
     fn quoted_words_come_back_as_they_were(words in prop::collection::vec("\\PC{1,12}", 0..5)) {
         let line = words.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" ");
         let got = expand_words(&line, &env(), Escape::Backslash).expect("all quotes are closed");

@@ -1,5 +1,7 @@
 //! The flags of an instruction: which there are, and what was given.
 
+use std::ops::Range;
+
 use super::diagnostic::Diagnostic;
 use super::line::Line;
 use super::span::{Span, Spanned, Word};
@@ -27,7 +29,7 @@ struct Flag<'a> {
     /// Where the value begins in the raw text.
     value: usize,
     on: bool,
-    raw: &'a RawFlag,
+    raw: &'a RawFlag<'a>,
 }
 
 /// The flags of one instruction.
@@ -42,7 +44,7 @@ impl<'a> Flags<'a> {
     pub fn check(
         instruction: &str,
         line: &'a Line,
-        raw: &'a [RawFlag],
+        raw: &'a [RawFlag<'a>],
         defined: &[Definition],
         diagnostics: &mut Vec<Diagnostic>,
     ) -> Flags<'a> {
@@ -50,7 +52,7 @@ impl<'a> Flags<'a> {
         for raw in raw {
             let (written, value) = match raw.text.split_once('=') {
                 Some((written, value)) => (written, Some(value)),
-                None => (raw.text.as_str(), None),
+                None => (&*raw.text, None),
             };
             let name_span = raw.span(line, 0..written.len());
             let name = written.strip_prefix("--").unwrap_or(written);
@@ -94,7 +96,8 @@ impl<'a> Flags<'a> {
 
     /// Gives the value of a flag; None when it is empty or was not given.
     pub fn text(&self, name: &str) -> Option<Word> {
-        self.texts(name).into_iter().find(|word| !word.text.is_empty())
+        let mut given = self.flags.iter().filter(|flag| flag.name == name);
+        given.find(|flag| flag.value < flag.raw.text.len()).map(|flag| self.value(flag))
     }
 
     /// Gives all values of a flag.
@@ -110,15 +113,18 @@ impl<'a> Flags<'a> {
     }
 
     /// Gives all values of a flag, each with a function that finds the place of a piece of it.
-    pub fn located(&self, name: &str) -> impl Iterator<Item = (Word, Locate<'a>)> {
+    pub fn located(
+        &self,
+        name: &str,
+    ) -> impl Iterator<Item = (&'a str, Span, impl Fn(Range<usize>) -> Span)> {
         let line = self.line;
         let given = self.flags.iter().filter(move |flag| flag.name == name);
         given.map(move |flag| {
-            let (raw, value) = (flag.raw, flag.value);
-            let locate: Locate<'a> = Box::new(move |range: std::ops::Range<usize>| {
-                raw.span(line, value + range.start..value + range.end)
-            });
-            (self.value(flag), locate)
+            let (value, raw) = (flag.value, flag.raw);
+            let locate =
+                move |range: Range<usize>| raw.span(line, value + range.start..value + range.end);
+            let text = &raw.text[value..];
+            (text, locate(0..text.len()), locate)
         })
     }
 
@@ -127,9 +133,6 @@ impl<'a> Flags<'a> {
         Word::new(text, flag.raw.span(self.line, flag.value..flag.raw.text.len()))
     }
 }
-
-/// Finds the place in the source of a range of a flag's value.
-pub type Locate<'a> = Box<dyn Fn(std::ops::Range<usize>) -> Span + 'a>;
 
 fn unknown(instruction: &str, name: &str, span: Span, defined: &[Definition]) -> Diagnostic {
     let shown: String = name.chars().take(40).collect();

@@ -90,7 +90,7 @@ pub struct Parts<'a> {
     /// One of [`KEYWORDS`]; None for anything else.
     pub name: Option<&'static str>,
     /// The flags as written.
-    pub flags: Vec<RawFlag>,
+    pub flags: Vec<RawFlag<'a>>,
     /// What follows the flags, trimmed.
     pub rest: Range<usize>,
     /// The file's escape character.
@@ -102,7 +102,10 @@ impl<'a> Parts<'a> {
     pub fn split(line: &'a Line, range: Range<usize>, escape: Escape) -> Parts<'a> {
         let (keyword, rest) = split_first(line, line.trim(range));
         let written = &line.text[keyword.clone()];
-        let name = KEYWORDS.into_iter().find(|known| known.eq_ignore_ascii_case(written));
+        let name = KEYWORDS
+            .iter()
+            .find(|known| known.len() == written.len() && known.eq_ignore_ascii_case(written))
+            .copied();
         let (flags, rest) = split_flags(line, rest, escape);
         Parts { line, keyword, name, flags, rest, escape }
     }
@@ -199,7 +202,7 @@ impl<'a> Parts<'a> {
     }
 
     /// The words, of which there must be one.
-    fn some(&self, words: Vec<Word>, diagnostics: &mut Vec<Diagnostic>) -> Option<Vec<Word>> {
+    fn some<T>(&self, words: Vec<T>, diagnostics: &mut Vec<Diagnostic>) -> Option<Vec<T>> {
         if words.is_empty() {
             diagnostics.push(self.missing("at least one argument"));
             return None;
@@ -295,10 +298,10 @@ impl<'a> Parts<'a> {
         diagnostics: &mut Vec<Diagnostic>,
     ) -> Option<Run> {
         let flags = self.flags(&RUN_FLAGS, diagnostics);
-        let mut mounts = Vec::new();
-        for (word, locate) in flags.located("mount") {
-            mounts.push(Mount::parse(&word.text, word.span, &*locate, diagnostics));
-        }
+        let located = flags.located("mount");
+        let mounts =
+            located.map(|(text, span, locate)| Mount::parse(text, span, &locate, diagnostics));
+        let mounts = mounts.collect::<Vec<_>>();
         let devices: Vec<Device> =
             flags.texts("device").iter().filter_map(|word| device(word, diagnostics)).collect();
         let network = choice("network", flags.text("network"), &NETWORKS, diagnostics);
@@ -372,10 +375,11 @@ impl<'a> Parts<'a> {
         }
         let places: Vec<Range<usize>> = heredocs.iter().map(|(place, _)| place.clone()).collect();
         let mut heredocs = heredocs.into_iter().peekable();
-        let mut sources = Vec::new();
-        for range in split_blanks(self.line, self.rest.clone(), &places) {
+        let words = split_blanks(self.line, self.rest.clone(), &places);
+        let mut sources = Vec::with_capacity(words.len());
+        for range in words {
             match heredocs.next_if(|(place, _)| *place == range) {
-                Some((_, heredoc)) => sources.push(Source::Heredoc(heredoc)),
+                Some((_, heredoc)) => sources.push(Source::Heredoc(Box::new(heredoc))),
                 None => sources.push(Source::Path(self.line.word(range))),
             }
         }
@@ -386,11 +390,11 @@ impl<'a> Parts<'a> {
     fn key_values(&self, diagnostics: &mut Vec<Diagnostic>) -> Option<Vec<KeyValue>> {
         self.no_flags(diagnostics);
         let words = split_quoted(self.line, self.rest.clone(), self.escape);
-        let Some(first) = words.first() else {
+        let Some((first, _)) = words.first() else {
             diagnostics.push(self.missing("at least one `key=value`"));
             return None;
         };
-        if !first.text.contains('=') {
+        if !first.contains('=') {
             // The old form: everything behind the first blank is the value.
             let (key, value) = split_first(self.line, self.rest.clone());
             if value.is_empty() {
@@ -404,15 +408,15 @@ impl<'a> Parts<'a> {
             return Some(vec![KeyValue { key, value, legacy: true }]);
         }
         let mut pairs = Vec::with_capacity(words.len());
-        for word in words {
-            let Some((key, value)) = split_pair(&word) else {
-                let error = format!("`{}` is no `key=value`", shorten(&word.text));
+        for (text, span) in words {
+            let Some((key, value)) = split_pair(text, span) else {
+                let error = format!("`{}` is no `key=value`", shorten(text));
                 let help = "put a value with blanks in quotes: `key=\"a value\"`";
-                diagnostics.push(Diagnostic::error("E0208", word.span, error).with_help(help));
+                diagnostics.push(Diagnostic::error("E0208", span, error).with_help(help));
                 continue;
             };
             if key.text.is_empty() {
-                diagnostics.push(self.blank(word.span));
+                diagnostics.push(self.blank(span));
                 continue;
             }
             pairs.push(KeyValue { key, value, legacy: false });
@@ -437,14 +441,14 @@ impl<'a> Parts<'a> {
         for (name, text) in comments.iter().filter_map(|comment| comment.text.split_once(' ')) {
             docs.entry(name).or_insert(text);
         }
-        for word in self.some(words, diagnostics)? {
-            let (name, default) = match split_pair(&word) {
+        for (text, span) in self.some(words, diagnostics)? {
+            let (name, default) = match split_pair(text, span) {
                 Some((name, _)) if name.text.is_empty() => {
-                    diagnostics.push(self.blank(word.span));
+                    diagnostics.push(self.blank(span));
                     continue;
                 }
                 Some((name, value)) => (name, Some(value)),
-                None => (word, None),
+                None => (Word::new(text, span), None),
             };
             // Any number of names may stand below any number of comments.
             let doc = docs.remove(name.text.as_str()).map(str::to_owned);
@@ -603,7 +607,7 @@ fn device(word: &Word, diagnostics: &mut Vec<Diagnostic>) -> Option<Device> {
             },
             ("name", Some(value)) if name.is_empty() => value.clone_into(&mut name),
             // A name itself may hold `=`, as in `vendor/class=device`.
-            _ if name.is_empty() && key != "name" => name = field,
+            _ if name.is_empty() && key != "name" => name = field.into_owned(),
             _ => {
                 let why = format!("unexpected field `{}` in a device", shorten(&field));
                 diagnostics.push(fail(why).with_help("the keys are name and required"));
@@ -656,15 +660,15 @@ fn looks_like_json(text: &str) -> bool {
 }
 
 /// Splits a word at its first `=`.
-fn split_pair(word: &Word) -> Option<(Word, Word)> {
-    let (key, value) = word.text.split_once('=')?;
+fn split_pair(text: &str, span: Span) -> Option<(Word, Word)> {
+    let (key, value) = text.split_once('=')?;
     // Where a continuation is in the key, the value begins somewhere behind.
-    let middle = (word.span.start + key.len() + 1).min(word.span.end);
-    let whole = word.span.end - word.span.start == word.text.len();
-    let key_end = if whole { middle - 1 } else { word.span.end };
-    let value_start = if whole { middle } else { word.span.start };
-    let key = Word::new(key, Span::new(word.span.start, key_end));
-    Some((key, Word::new(value, Span::new(value_start, word.span.end))))
+    let middle = (span.start + key.len() + 1).min(span.end);
+    let whole = span.end - span.start == text.len();
+    let key_end = if whole { middle - 1 } else { span.end };
+    let value_start = if whole { middle } else { span.start };
+    let key = Word::new(key, Span::new(span.start, key_end));
+    Some((key, Word::new(value, Span::new(value_start, span.end))))
 }
 
 /// Cuts what is shown of a text in a message.

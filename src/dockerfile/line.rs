@@ -36,7 +36,8 @@ impl<'a> Reader<'a> {
             return None;
         }
         let start = self.at;
-        let next = rest.find('\n').map_or(self.source.len(), |at| start + at + 1);
+        let end = memchr::memchr(b'\n', rest.as_bytes());
+        let next = end.map_or(self.source.len(), |at| start + at + 1);
         let text = self.source[start..next].trim_end_matches(['\n', '\r']);
         self.at = next;
         Some(Physical { start, end: start + text.len(), next })
@@ -90,9 +91,13 @@ pub struct Line {
 }
 
 impl Line {
-    /// Reads the rest of a logical line whose first physical line is `first`.
-    pub fn read(reader: &mut Reader<'_>, first: Physical, escape: Escape) -> Line {
-        let mut line = Line { end: first.end, ..Line::default() };
+    /// Reads the rest of a logical line whose first physical line is `first`. The memory of `old`, an
+    /// earlier line, is used again.
+    pub fn read(reader: &mut Reader<'_>, first: Physical, escape: Escape, old: Line) -> Line {
+        let Line { mut text, mut pieces, .. } = old;
+        text.clear();
+        pieces.clear();
+        let mut line = Line { text, pieces, end: first.end, ..Line::default() };
         let text = reader.text(first);
         let trimmed = text.trim_start();
         let mut more = line.push(trimmed, first.end - trimmed.len(), escape);
@@ -154,8 +159,14 @@ impl Line {
     }
 
     fn offset(&self, at: usize) -> usize {
-        let piece = self.pieces.partition_point(|&(text, _)| text as usize <= at).saturating_sub(1);
-        let found = self.pieces.get(piece);
+        let found = match self.pieces.as_slice() {
+            // As in most lines.
+            [only] => Some(only),
+            pieces => {
+                let behind = pieces.partition_point(|&(text, _)| text as usize <= at);
+                pieces.get(behind.saturating_sub(1))
+            }
+        };
         found.map_or(self.end, |&(text, source)| source as usize + (at - text as usize))
     }
 }
@@ -168,7 +179,7 @@ mod tests {
         let mut reader = Reader { source, at: 0 };
         let mut lines = Vec::new();
         while let Some(first) = reader.read() {
-            lines.push(Line::read(&mut reader, first, Escape::Backslash));
+            lines.push(Line::read(&mut reader, first, Escape::Backslash, Line::default()));
         }
         lines
     }

@@ -8,6 +8,7 @@
 //!
 //! Start reading at [`run`].
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ast::{
@@ -55,7 +56,7 @@ pub fn run(dockerfile: &Dockerfile) -> Vec<Diagnostic> {
     }
     let stages = dockerfile.stages();
     linter.stage_names(&stages);
-    linter.stage_bodies(&stages, &LineIndex::new(&dockerfile.source));
+    linter.stage_bodies(&stages, &dockerfile.source);
     linter.diagnostics
 }
 
@@ -97,10 +98,16 @@ impl Linter<'_> {
             .iter()
             .filter(|instruction| !matches!(instruction.command, Command::Invalid));
         let (mut lower, mut upper) = (0_usize, 0_usize);
+        let mut all = 0;
         for instruction in known.clone() {
             let keyword = instruction.keyword();
             lower += usize::from(!keyword.contains(char::is_uppercase));
             upper += usize::from(!keyword.contains(char::is_lowercase));
+            all += 1;
+        }
+        // As in nearly all files: then none stands out, and they need not be looked at again.
+        if lower.max(upper) == all {
+            return;
         }
         for instruction in known {
             let keyword = instruction.keyword();
@@ -265,7 +272,9 @@ impl Linter<'_> {
         }
     }
 
-    fn stage_bodies(&mut self, stages: &[Stage<'_>], lines: &LineIndex) {
+    fn stage_bodies(&mut self, stages: &[Stage<'_>], source: &str) {
+        // Hardly ever needed.
+        let lines = OnceCell::new();
         // What a stage hands down to those that are built on it.
         let mut facts: BTreeMap<String, Facts> = BTreeMap::new();
         for stage in stages {
@@ -279,6 +288,7 @@ impl Linter<'_> {
                     && let Some(before) = last.insert(name, at)
                 {
                     let before = &stage.body[before];
+                    let lines = lines.get_or_init(|| LineIndex::new(source));
                     let line = lines.line(instruction.span.start);
                     let message =
                         format!("this {name} is without effect: one on line {line} follows");

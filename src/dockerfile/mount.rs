@@ -6,6 +6,8 @@
 //!
 //! Unlike BuildKit, which reads the keys in order, `type` may stand behind the keys that need it.
 
+use std::borrow::Cow;
+
 use super::diagnostic::Diagnostic;
 use super::span::{Span, Word};
 use super::suggest::suggest;
@@ -188,17 +190,18 @@ impl Mount {
             }
         };
         let fields = fields.into_iter().map(|(field, range)| {
-            let whole = place(range.clone());
             // Inside quotes the offsets do not fit; then the whole field is what we point to.
-            let exact = text[range.clone()] == field;
-            let at = |from: usize, to: usize| {
-                if exact { place(range.start + from..range.start + to) } else { whole }
+            let at = |from: usize, to: usize| match field {
+                Cow::Borrowed(_) => place(range.start + from..range.start + to),
+                Cow::Owned(_) => place(range.clone()),
             };
             let (key, value) = match field.split_once('=') {
                 Some((key, value)) => (key, Some(Word::new(value, at(key.len() + 1, field.len())))),
-                None => (field.as_str(), None),
+                None => (&*field, None),
             };
-            MountField { key: Word::new(key.to_lowercase(), at(0, key.len())), value }
+            // The common case by itself: whole Unicode takes ten times as long.
+            let lower = if key.is_ascii() { key.to_ascii_lowercase() } else { key.to_lowercase() };
+            MountField { key: Word::new(lower, at(0, key.len())), value }
         });
         let mount = Mount { span, fields: fields.collect() };
         mount.check(diagnostics);
@@ -221,7 +224,7 @@ impl Mount {
         let mut values = self.fields.iter().filter_map(|field| field.value.as_ref());
         let constant = !values.any(|value| value.text.contains(['$', '\'', '"', '\\', '`']));
         if diagnostics.len() == before && constant && !self.fields.is_empty() {
-            let checked = self.resolve(&mut |word| Ok(word.text.clone()));
+            let checked = self.resolve(&mut |word| Ok(word.as_str().into()));
             diagnostics.extend(checked.err());
         }
     }
@@ -235,7 +238,7 @@ impl Mount {
     /// Understands the mount; `expand` gives a value with its variables, quotes and escapes replaced.
     pub fn resolve(
         &self,
-        expand: &mut dyn FnMut(&Word) -> Result<String, Diagnostic>,
+        expand: &mut dyn for<'w> FnMut(&'w Word) -> Result<Cow<'w, str>, Diagnostic>,
     ) -> Result<MountSpec, Diagnostic> {
         let mut fields = Vec::with_capacity(self.fields.len());
         for field in &self.fields {
@@ -252,7 +255,7 @@ impl Mount {
         spec.read_only = !matches!(spec.kind, MountType::Cache | MountType::Tmpfs);
         for (key, value) in fields {
             let (text, span) = match &value {
-                Some((text, span)) => (text.as_str(), *span),
+                Some((text, span)) => (&**text, *span),
                 None => ("true", key.span),
             };
             spec.set(key, text, span)?;
@@ -399,38 +402,40 @@ pub(super) fn boolean(text: &str) -> Option<bool> {
 }
 
 /// A field without its quotes, and where it stood with them.
-type Field = (String, std::ops::Range<usize>);
+type Field<'t> = (Cow<'t, str>, std::ops::Range<usize>);
 
 /// Splits one line of CSV.
-pub(super) fn csv(text: &str) -> Result<Vec<Field>, (std::ops::Range<usize>, &'static str)> {
+pub(super) fn csv(text: &str) -> Result<Vec<Field<'_>>, (std::ops::Range<usize>, &'static str)> {
     if text.is_empty() {
         return Err((0..0, "it is empty"));
     }
     let (mut fields, mut at) = (Vec::new(), 0);
     loop {
         let start = at;
-        let mut field = String::new();
+        let field;
         if text[at..].starts_with('"') {
+            let mut unquoted = String::new();
             at += 1;
             loop {
                 let rest = &text[at..];
                 let Some(quote) = rest.find('"') else {
                     return Err((start..text.len(), "a quote is never closed"));
                 };
-                field.push_str(&rest[..quote]);
+                unquoted.push_str(&rest[..quote]);
                 at += quote + 1;
                 if !text[at..].starts_with('"') {
                     break;
                 }
-                field.push('"');
+                unquoted.push('"');
                 at += 1;
             }
+            field = Cow::Owned(unquoted);
             if at < text.len() && !text[at..].starts_with(',') {
                 return Err((start..at, "text behind a closing quote"));
             }
         } else {
             at += text[at..].find(',').unwrap_or(text.len() - at);
-            field.push_str(&text[start..at]);
+            field = Cow::Borrowed(&text[start..at]);
             if let Some(quote) = field.find('"') {
                 let why = "a quote in the middle of a field; put the whole field in quotes";
                 return Err((start + quote..start + quote + 1, why));
@@ -457,7 +462,7 @@ mod tests {
             |d: &Diagnostic| format!("{} at `{}`: {}", d.code, d.span.slice(text), d.message);
         match diagnostics.first() {
             Some(diagnostic) => Err(show(diagnostic)),
-            None => mount.resolve(&mut |word| Ok(word.text.clone())).map_err(|d| show(&d)),
+            None => mount.resolve(&mut |word| Ok(word.as_str().into())).map_err(|d| show(&d)),
         }
     }
 
@@ -548,8 +553,9 @@ mod tests {
         let text = "type=$T,target=${X:-/x}";
         let mount = Mount::parse(text, Span::default(), &|_| Span::default(), &mut diagnostics);
         assert_eq!(diagnostics, []);
-        let spec = mount
-            .resolve(&mut |word| Ok(word.text.replace("$T", "cache").replace("${X:-/x}", "/y")));
+        let spec = mount.resolve(&mut |word| {
+            Ok(word.text.replace("$T", "cache").replace("${X:-/x}", "/y").into())
+        });
         assert_eq!(spec.map(|spec| (spec.kind, spec.target)), Ok((MountType::Cache, "/y".into())));
     }
 

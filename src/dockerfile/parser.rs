@@ -49,6 +49,7 @@ pub fn parse(bytes: &[u8], scope: Scope, check: Option<CheckOptions>) -> Parsed 
         top: Top::Directives,
         instructions: Vec::with_capacity(most.min(MOST_INSTRUCTIONS)),
         words: 0,
+        line: Line::default(),
         comments: Vec::new(),
         comment_spans: Comments::default(),
         diagnostics: Vec::new(),
@@ -92,6 +93,8 @@ struct Parser<'a> {
     instructions: Vec<Instruction>,
     /// Words and comments so far.
     words: usize,
+    /// The last logical line, for its memory.
+    line: Line,
     /// The comments since the last instruction.
     comments: Vec<Word>,
     comment_spans: Comments,
@@ -126,7 +129,10 @@ const DIRECTIVES: [&str; 3] = ["syntax", "escape", "check"];
 impl Parser<'_> {
     /// Counts what would take too much memory, and says what there is too much of.
     fn count(&mut self, text: &str) -> Result<(), String> {
-        let words = words(text);
+        // A word takes two bytes with what ends it, so only long texts can have too many.
+        let is_long =
+            self.reader.source.len() / 2 >= MOST_WORDS_OF_FILE || text.len() / 2 >= MOST_WORDS;
+        let words = if is_long { words(text) } else { 0 };
         self.words += words;
         if words > MOST_WORDS {
             return Err(format!("{MOST_WORDS} words in one instruction"));
@@ -285,19 +291,26 @@ impl Parser<'_> {
 
     /// Understands the instruction that begins at a line. Fails when there is too much of something.
     fn instruction(&mut self, first: Physical) -> Result<(), String> {
-        let escape = self.directives.escape;
-        let mut line = Line::read(&mut self.reader, first, escape);
+        let old = std::mem::take(&mut self.line);
+        let mut line = Line::read(&mut self.reader, first, self.directives.escape, old);
         self.comment_spans.append(std::mem::take(&mut line.comments));
         self.count(&line.text)?;
-        let parts = Parts::split(&line, 0..line.text.len(), escape);
+        self.understand(&line, first);
+        self.line = line;
+        Ok(())
+    }
+
+    fn understand(&mut self, line: &Line, first: Physical) {
+        let escape = self.directives.escape;
+        let parts = Parts::split(line, 0..line.text.len(), escape);
         if parts.keyword.is_empty() {
             let error = "a line continuation without an instruction";
             let span = Span::new(first.start, first.end);
             self.diagnostics.push(Diagnostic::error("E0201", span, error));
-            return Ok(());
+            return;
         }
         let is_onbuild = parts.name == Some("ONBUILD");
-        let inner = is_onbuild.then(|| Parts::split(&line, parts.rest.clone(), escape));
+        let inner = is_onbuild.then(|| Parts::split(line, parts.rest.clone(), escape));
         let (heredocs, end) = self.heredocs(inner.as_ref().unwrap_or(&parts));
 
         let comments = std::mem::take(&mut self.comments);
@@ -330,7 +343,6 @@ impl Parser<'_> {
             check,
             command: command.unwrap_or(Command::Invalid),
         });
-        Ok(())
     }
 
     /// Reports the first instruction that stands before FROM.
@@ -399,7 +411,9 @@ impl Parser<'_> {
     /// Reads the bodies of the heredocs of an instruction, and says where the last one ends.
     fn heredocs(&mut self, parts: &Parts<'_>) -> (Vec<(Range<usize>, Heredoc)>, Option<usize>) {
         let line = parts.line;
-        if !line.text.contains("<<") || !parts.can_have_heredocs() {
+        let has_marker = memchr::memchr(b'<', line.text.as_bytes())
+            .is_some_and(|at| line.text[at..].contains("<<"));
+        if !has_marker || !parts.can_have_heredocs() {
             return (Vec::new(), None);
         }
         let found = match markers(&line.text) {

@@ -31,12 +31,16 @@ pub fn decode(bytes: &[u8]) -> Result<Source<'_>, Diagnostic> {
             .with_help("convert it: `iconv -f UTF-16 -t UTF-8 Dockerfile`"));
     }
     let mut text = String::with_capacity(bytes.len());
-    let mut damaged = bytes.contains(&0);
-    for chunk in bytes.utf8_chunks() {
-        text.push_str(chunk.valid());
-        let len = chunk.invalid().len();
-        damaged |= len > 0;
-        text.extend(std::iter::repeat_n('?', len));
+    let mut damaged = memchr::memchr(0, bytes).is_some();
+    match std::str::from_utf8(bytes) {
+        Ok(valid) => text.push_str(valid),
+        Err(_) => {
+            damaged = true;
+            for chunk in bytes.utf8_chunks() {
+                text.push_str(chunk.valid());
+                text.extend(std::iter::repeat_n('?', chunk.invalid().len()));
+            }
+        }
     }
     let start = if text.starts_with('\u{feff}') { 3 } else { 0 };
     Ok(Source { text, start, damaged, bytes })

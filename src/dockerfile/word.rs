@@ -4,11 +4,12 @@
 //! blanks outside of quotes with the quotes kept for expansion (ENV, LABEL, ARG), and for flags at
 //! blanks outside of quotes with the quotes taken off.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use super::ast::Escape;
 use super::line::Line;
-use super::span::{Span, Word};
+use super::span::Span;
 
 /// What separates words of instructions; a narrower set than Unicode's.
 pub const BLANKS: [char; 5] = ['\t', '\u{b}', '\u{c}', '\r', ' '];
@@ -43,26 +44,28 @@ pub fn split_blanks(line: &Line, range: Range<usize>, whole: &[Range<usize>]) ->
     words
 }
 
-/// Splits a range at blanks outside of quotes; quotes and escapes stay in the words.
-pub fn split_quoted(line: &Line, range: Range<usize>, escape: Escape) -> Vec<Word> {
+/// Splits a range at blanks outside of quotes: the words with their quotes and escapes, and their places.
+pub fn split_quoted(line: &Line, range: Range<usize>, escape: Escape) -> Vec<(&str, Span)> {
     let escape = escape.as_char();
     let mut words = Vec::new();
-    let mut word: Option<(String, usize)> = None;
+    let mut start = None;
     let mut quote = None;
     let text = &line.text[range.clone()];
+    let place = |from: usize, to: usize| line.span(range.start + from..range.start + to);
+    // An escape at the very end is dropped.
+    let mut end = text.len();
     let mut chars = text.char_indices();
     while let Some((at, c)) = chars.next() {
         if quote.is_none() && c.is_whitespace() {
-            if let Some((text, start)) = word.take() {
-                words.push(Word::new(text, line.span(start..range.start + at)));
+            if let Some(start) = start.take() {
+                words.push((&text[start..at], place(start, at)));
             }
             continue;
         }
-        let (text, _) = word.get_or_insert((String::new(), range.start + at));
+        start.get_or_insert(at);
         if c == escape && quote != Some('\'') {
-            // An escape at the very end is dropped.
-            if let Some((_, next)) = chars.next() {
-                text.extend([c, next]);
+            if chars.next().is_none() {
+                end = at;
             }
             continue;
         }
@@ -71,30 +74,30 @@ pub fn split_quoted(line: &Line, range: Range<usize>, escape: Escape) -> Vec<Wor
             Some(open) if c == open => quote = None,
             _ => {}
         }
-        text.push(c);
     }
-    if let Some((text, start)) = word.filter(|(text, _)| !text.is_empty()) {
-        words.push(Word::new(text, line.span(start..range.end)));
+    if let Some(start) = start.filter(|&start| start < end) {
+        words.push((&text[start..end], place(start, text.len())));
     }
     words
 }
 
 /// A flag as written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RawFlag {
-    /// `--name=value` without quotes and escapes.
-    pub text: String,
+pub struct RawFlag<'a> {
+    /// `--name=value` without quotes and escapes; borrowed when there were none.
+    pub text: Cow<'a, str>,
     /// Where it stands in the logical line.
     pub range: Range<usize>,
 }
 
-impl RawFlag {
+impl RawFlag<'_> {
     /// Gives the place of a range of `text`; of the whole flag when quotes shifted the text.
     pub fn span(&self, line: &Line, range: Range<usize>) -> Span {
-        if line.text[self.range.clone()] == self.text {
-            line.span(self.range.start + range.start..self.range.start + range.end)
-        } else {
-            line.span(self.range.clone())
+        match self.text {
+            Cow::Borrowed(_) => {
+                line.span(self.range.start + range.start..self.range.start + range.end)
+            }
+            Cow::Owned(_) => line.span(self.range.clone()),
         }
     }
 }
@@ -105,7 +108,7 @@ pub fn split_flags(
     line: &Line,
     range: Range<usize>,
     escape: Escape,
-) -> (Vec<RawFlag>, Range<usize>) {
+) -> (Vec<RawFlag<'_>>, Range<usize>) {
     let escape = escape.as_char();
     let mut flags = Vec::new();
     let mut at = range.start;
@@ -127,19 +130,24 @@ pub fn split_flags(
 }
 
 /// Reads one flag: its text without quotes and escapes, and how long it was with them.
-fn flag(rest: &str, escape: char) -> (String, usize) {
+fn flag(rest: &str, escape: char) -> (Cow<'_, str>, usize) {
+    // Most have neither.
+    let len = rest.find(char::is_whitespace).unwrap_or(rest.len());
+    if !rest[..len].contains(['\'', '"', escape]) {
+        return (rest[..len].into(), len);
+    }
     let (mut text, mut quote) = (String::new(), None);
     let mut chars = rest.char_indices();
     while let Some((at, c)) = chars.next() {
         match quote {
-            None if c.is_whitespace() => return (text, at),
+            None if c.is_whitespace() => return (text.into(), at),
             None if c == '\'' || c == '"' => quote = Some(c),
             Some(open) if c == open => quote = None,
             _ if c == escape => text.extend(chars.next().map(|(_, next)| next)),
             _ => text.push(c),
         }
     }
-    (text, rest.len())
+    (text.into(), rest.len())
 }
 
 #[cfg(test)]
@@ -166,7 +174,7 @@ mod tests {
         ] {
             let line = Line::single(text);
             let words = split_quoted(&line, 0..text.len(), Escape::Backslash);
-            let words: Vec<&str> = words.iter().map(Word::as_str).collect();
+            let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
             assert_eq!(words, expect, "{text}");
         }
     }
@@ -187,7 +195,7 @@ mod tests {
         ] {
             let line = Line::single(text);
             let (got, range) = split_flags(&line, 0..text.len(), Escape::Backslash);
-            let got: Vec<&str> = got.iter().map(|flag| flag.text.as_str()).collect();
+            let got: Vec<&str> = got.iter().map(|flag| &*flag.text).collect();
             assert_eq!((got, &text[range]), (flags, rest), "{text}");
         }
     }
@@ -206,8 +214,8 @@ mod tests {
             let line = Line::single(&text);
             for escape in [Escape::Backslash, Escape::Backtick] {
                 split_flags(&line, 0..text.len(), escape);
-                for word in split_quoted(&line, 0..text.len(), escape) {
-                    prop_assert!(word.span.slice(&text).starts_with(&word.text));
+                for (word, span) in split_quoted(&line, 0..text.len(), escape) {
+                    prop_assert!(span.slice(&text).starts_with(word));
                 }
             }
             let words: Vec<&str> =

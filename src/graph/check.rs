@@ -9,7 +9,9 @@
 //!
 //! Start reading at [`instruction`].
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::dockerfile::expand::{Env, expand_heredoc, expand_words};
 use crate::dockerfile::value::parse_port;
@@ -177,15 +179,15 @@ pub(super) fn base_platform(
     planner: &mut Planner<'_>,
     stage: usize,
     image: usize,
-    expected: &Platform,
-) -> Platform {
+    expected: &Arc<Platform>,
+) -> Arc<Platform> {
     let base = &planner.graph.images[image];
     let config = &base.config;
     let differs = config.architecture != expected.architecture || config.os != expected.os;
     if !differs || config.architecture.is_empty() {
         return expected.clone();
     }
-    let platform = base.platform.clone();
+    let platform = Arc::new(base.platform.clone());
     let rule = Rule::InvalidBaseImagePlatform;
     let stage = &planner.stages[stage];
     if base.handle != UNKNOWN && planner.dockerfile.allows(rule, Some(stage.instruction)) {
@@ -253,14 +255,24 @@ fn undefined(
     found: &mut Vec<Diagnostic>,
 ) {
     let escape = dockerfile.directives.escape;
-    let mut scope =
-        Scope { env: &state.env, own: Vec::new(), args: &state.build_args, declared: Vec::new() };
+    let mut scope = Scope {
+        env: &state.env,
+        own: Vec::new(),
+        args: &state.build_args,
+        declared: Vec::new(),
+        missed: Cell::new(false),
+    };
     let mut look = |word: &Word, scope: &Scope<'_>| {
-        if let Ok(expanded) = word.expand(scope, escape) {
+        // There are thousands of words. Most have no variable, nearly all others have what is defined, and
+        // only then names must be told.
+        scope.missed.set(false);
+        let is_defined = |word: &Word| word.text_in(scope, escape).is_ok() && !scope.missed.get();
+        if word.text.contains('$')
+            && !is_defined(word)
+            && let Ok(expanded) = word.expand(scope, escape)
+        {
             scope.report(dockerfile, word, &expanded.unset, found);
-            return expanded.text;
         }
-        String::new()
     };
     match &instruction.command {
         Command::Env(pairs) | Command::Label(pairs) => {
@@ -272,7 +284,7 @@ fn undefined(
         Command::User(word) | Command::Workdir(word) | Command::Stopsignal(word) => {
             look(word, &scope);
         }
-        Command::Volume(words) => words.iter().for_each(|word| drop(look(word, &scope))),
+        Command::Volume(words) => words.iter().for_each(|word| look(word, &scope)),
         Command::Arg(definitions) => {
             // Each name is known to the next.
             for (number, definition) in definitions.iter().enumerate() {
@@ -281,8 +293,10 @@ fn undefined(
                 if let Some(default) = &definition.default
                     && !build_args.contains_key(name)
                 {
-                    let value = look(default, &scope);
+                    look(default, &scope);
                     if !is_last {
+                        let value = default.text_in(&scope, escape).unwrap_or_default();
+                        let value = value.into_owned();
                         scope.own.push((name.clone(), value));
                     }
                 }
@@ -304,11 +318,8 @@ fn undefined(
             }
         }
         Command::Run(run) => {
-            for mount in &run.mounts {
-                let mut expand = |word: &Word| Ok(look(word, &scope));
-                // Planning says what is wrong with it.
-                let _ = mount.resolve(&mut expand);
-            }
+            let fields = run.mounts.iter().flat_map(|mount| &mount.fields);
+            fields.filter_map(|field| field.value.as_ref()).for_each(|word| look(word, &scope));
         }
         _ => {}
     }
@@ -336,11 +347,15 @@ struct Scope<'a> {
     args: &'a [(String, Option<String>)],
     /// ARGs of this instruction.
     declared: Vec<String>,
+    /// Something was asked for that has no value.
+    missed: Cell<bool>,
 }
 
 impl Env for Scope<'_> {
     fn get(&self, name: &str) -> Option<&str> {
-        Env::get(&self.own, name).or_else(|| self.env.get(name))
+        let value = Env::get(&self.own, name).or_else(|| self.env.get(name));
+        self.missed.set(self.missed.get() || value.is_none());
+        value
     }
 }
 

@@ -49,7 +49,7 @@ impl Walk<'_, '_> {
         }
         push_history(&mut state.config, format!("VOLUME [{}]", names.join(" ")), false);
         for name in names {
-            state.config.config.volumes.0.insert(name);
+            state.config.config.volumes.0.insert(name.into_owned());
         }
         Ok(())
     }

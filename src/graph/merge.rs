@@ -9,6 +9,7 @@
 //! it. Steps that may run under different options (secrets, limits) are equal only when those are.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use crate::oci::{DiffId, Digest, Platform};
 
@@ -18,7 +19,7 @@ use super::{BaseImage, Graph, Node, NodeId, Op, Output};
 const STAND_INS: usize = 1 << 32;
 
 /// What two nodes have in common when they are one.
-type Likeness = (Op, Option<NodeId>, Vec<NodeId>, Platform, bool, usize);
+type Likeness = (Op, Option<NodeId>, Vec<NodeId>, Arc<Platform>, bool, usize);
 
 /// A merged graph under construction.
 #[derive(Debug, Default)]

@@ -34,8 +34,10 @@ pub mod merge;
 mod mount;
 pub mod outline;
 pub mod parts;
+mod path;
 mod plan;
 mod refuse;
+mod relocate;
 pub mod remote;
 mod stage;
 #[cfg(test)]
@@ -43,6 +45,7 @@ mod tests;
 mod variables;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::dockerfile::{Diagnostic, Span};
 use crate::oci::{Digest, ImageConfig, Platform};
@@ -78,10 +81,10 @@ pub struct Node {
     pub parent: Option<NodeId>,
     /// Other file systems that it reads, in the order in which `op` names them.
     pub inputs: Vec<NodeId>,
-    /// Where its programs run.
-    pub platform: Platform,
-    /// The name of its stage, for `--no-cache-filter` and messages.
-    pub stage: String,
+    /// Where its programs run. Thousands of steps share one.
+    pub platform: Arc<Platform>,
+    /// The name of its stage, for `--no-cache-filter` and messages. Shared likewise.
+    pub stage: Arc<str>,
     /// As `[linux/arm64 build 2/5] RUN make`.
     pub name: String,
     /// Its instruction in the Dockerfile.

@@ -2,8 +2,9 @@
 
 use crate::dockerfile::{Diagnostic, MountType, Span};
 
+use super::path::clean_workdir;
 use super::plan::Failure;
-use super::stage::{StageState, Walk, clean_workdir};
+use super::stage::{StageState, Walk};
 use super::{Mount, MountKind, NodeId, Sharing};
 
 impl Walk<'_, '_> {
@@ -30,7 +31,7 @@ impl Walk<'_, '_> {
         let mut input = |walk: &mut Self| -> Result<Option<usize>, Failure> {
             let node = match mount.from() {
                 Some(from) => walk.planner.input(from, walk.index, &state.platform, walk.plan)?,
-                None => Some(walk.planner.local_node(String::new())),
+                None => Some(walk.planner.local_node("")),
             };
             Ok(node.map(|node| {
                 inputs.push(node);

@@ -275,7 +275,8 @@ impl<'a> Finder<'a> {
             }
             Command::Run(run) => {
                 for mount in &run.mounts {
-                    let spec = mount.resolve(&mut |word| Ok(self.expand(word, &scope.env)))?;
+                    let spec =
+                        mount.resolve(&mut |word| Ok(self.expand(word, &scope.env).into()))?;
                     let list = match spec.kind {
                         MountType::Secret => &mut self.found.secrets,
                         MountType::Ssh => &mut self.found.ssh,

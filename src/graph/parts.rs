@@ -119,6 +119,8 @@ fn short(value: String) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::graph::{Mount, MountKind, Sharing, Variables, key};
 
@@ -167,8 +169,8 @@ mod tests {
             op,
             parent: None,
             inputs: Vec::new(),
-            platform: "linux/amd64".parse().expect("a platform"),
-            stage: String::new(),
+            platform: Arc::new("linux/amd64".parse().expect("a platform")),
+            stage: "".into(),
             name: String::new(),
             span: Default::default(),
             no_cache: false,

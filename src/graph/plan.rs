@@ -4,17 +4,20 @@
 //! the triggers of base images backwards to find the stages that are needed, then walk those in the
 //! order of the file. What a single stage does is in [`super::stage`].
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::dockerfile::expand;
 use crate::dockerfile::{
-    Command, Diagnostic, Dockerfile, Instruction, Source, Span, Stage, Word, parse_trigger, suggest,
+    Command, Diagnostic, Dockerfile, Instruction, Span, Stage, Word, parse_trigger, suggest,
 };
 use crate::oci::{ImageConfig, Platform};
 
 use super::budget::Budget;
 use super::likeness::{likeness, place};
+use super::relocate::relocate;
 use super::remote::{Remote, printable};
 use super::stage::StageState;
 use super::{
@@ -61,11 +64,12 @@ pub fn plan(
         stages,
         request,
         resolver,
-        host,
+        host: host.into(),
         implicit,
         multi: platforms.len() > 1,
         graph: Graph::default(),
         known: HashMap::new(),
+        locals: BTreeMap::new(),
         images: HashMap::new(),
         budget: Budget::default(),
     };
@@ -94,7 +98,7 @@ pub(super) enum Base {
 /// A stage before it is walked.
 pub(super) struct Prepared {
     pub base: Base,
-    pub platform: Platform,
+    pub platform: Arc<Platform>,
     /// `--platform` was given.
     pub explicit_platform: bool,
     /// The stage is replaced as a whole by a named context.
@@ -107,14 +111,16 @@ pub(super) struct Planner<'a> {
     pub stages: Vec<Stage<'a>>,
     pub request: &'a Request,
     pub resolver: &'a mut dyn Resolver,
-    pub host: Platform,
+    pub host: Arc<Platform>,
     /// No platform was asked for.
     pub implicit: bool,
     /// Several were.
     pub multi: bool,
     pub graph: Graph,
-    /// Nodes by [`place`].
-    known: HashMap<u64, Vec<NodeId>>,
+    /// Nodes by [`place`], or by the next number when that one is taken.
+    known: HashMap<u64, NodeId>,
+    /// Nodes of local directories: nearly every COPY asks for the build context.
+    locals: BTreeMap<String, NodeId>,
     images: HashMap<(String, Platform), Rc<Found>>,
     pub budget: Budget,
 }
@@ -128,7 +134,7 @@ enum Found {
 
 /// What all stages of one platform share.
 pub(super) struct PlatformPlan {
-    pub target: Platform,
+    pub target: Arc<Platform>,
     pub globals: Vec<(String, String)>,
     pub prepared: BTreeMap<usize, Prepared>,
     pub states: HashMap<usize, StageState>,
@@ -209,6 +215,7 @@ impl<'a> Planner<'a> {
 
     fn plan_platform(&mut self, target: Platform, target_stage: usize) -> Result<(), Failure> {
         let globals = self.global_args(&target)?;
+        let target = Arc::new(target);
         let mut plan =
             PlatformPlan { target, globals, prepared: BTreeMap::new(), states: HashMap::new() };
         let mut todo = vec![target_stage];
@@ -243,7 +250,7 @@ impl<'a> Planner<'a> {
         let Some(state) = plan.states.remove(&target_stage) else {
             unreachable!("the target stage was prepared first and walked with the others");
         };
-        self.finish(plan.target, state);
+        self.finish(&plan.target, state);
         Ok(())
     }
 
@@ -342,7 +349,7 @@ impl<'a> Planner<'a> {
                     )
                     .with_help("a platform is os/arch[/variant], as linux/arm64 or linux/arm/v7")
                 })?;
-                (platform, true)
+                (Arc::new(platform), true)
             }
         };
         let expanded = from.image.expand(&plan.globals, escape)?;
@@ -535,7 +542,7 @@ impl<'a> Planner<'a> {
         &mut self,
         from: &Word,
         current: usize,
-        platform: &Platform,
+        platform: &Arc<Platform>,
         plan: &PlatformPlan,
     ) -> Result<Option<NodeId>, Failure> {
         if let Some(stage) = self.stage_of(&from.text, current, &plan.target)? {
@@ -547,7 +554,7 @@ impl<'a> Planner<'a> {
         let found = self.lookup(&from.text, platform, from)?;
         Ok(match &*found {
             Found::Image(image) => self.image_node(*image, platform, current),
-            Found::Directory(context) => Some(self.local_node(context.clone())),
+            Found::Directory(context) => Some(self.local_node(context)),
             Found::Scratch => None,
         })
     }
@@ -556,7 +563,7 @@ impl<'a> Planner<'a> {
     pub fn image_node(
         &mut self,
         image: usize,
-        platform: &Platform,
+        platform: &Arc<Platform>,
         stage: usize,
     ) -> Option<NodeId> {
         let base = &self.graph.images[image];
@@ -571,7 +578,7 @@ impl<'a> Planner<'a> {
             parent: None,
             inputs: Vec::new(),
             platform: platform.clone(),
-            stage: String::new(),
+            stage: "".into(),
             name,
             span: instruction.span,
             no_cache: false,
@@ -580,23 +587,28 @@ impl<'a> Planner<'a> {
     }
 
     /// Makes the node of a local directory.
-    pub fn local_node(&mut self, context: String) -> NodeId {
+    pub fn local_node(&mut self, context: &str) -> NodeId {
+        if let Some(&id) = self.locals.get(context) {
+            return id;
+        }
         let name = if context.is_empty() {
             "[internal] load build context".to_owned()
         } else {
             format!("[context {context}] load from client")
         };
-        self.add_node(Node {
-            op: Op::Local { context },
+        let id = self.add_node(Node {
+            op: Op::Local { context: context.to_owned() },
             parent: None,
             inputs: Vec::new(),
             platform: self.host.clone(),
-            stage: String::new(),
+            stage: "".into(),
             name,
             span: Span::default(),
             no_cache: false,
             part: 0,
-        })
+        });
+        self.locals.insert(context.to_owned(), id);
+        id
     }
 
     /// Makes the node of a source on another machine. It is fetched once, whatever platform wants it.
@@ -607,7 +619,7 @@ impl<'a> Planner<'a> {
             parent: None,
             inputs: Vec::new(),
             platform: self.host.clone(),
-            stage: String::new(),
+            stage: "".into(),
             name,
             span,
             no_cache: self.request.no_cache,
@@ -616,8 +628,13 @@ impl<'a> Planner<'a> {
     }
 
     /// Makes a root file system out of a local directory (FROM a named context).
-    pub fn directory_base(&mut self, context: &str, platform: &Platform, stage: usize) -> NodeId {
-        let local = self.local_node(context.to_owned());
+    pub fn directory_base(
+        &mut self,
+        context: &str,
+        platform: &Arc<Platform>,
+        stage: usize,
+    ) -> NodeId {
+        let local = self.local_node(context);
         self.add_node(Node {
             op: Op::Copy(Box::new(Copy {
                 add: false,
@@ -636,7 +653,7 @@ impl<'a> Planner<'a> {
             parent: None,
             inputs: vec![local],
             platform: platform.clone(),
-            stage: String::new(),
+            stage: "".into(),
             name: format!("FROM {context}"),
             span: self.stages[stage].instruction.span,
             no_cache: false,
@@ -646,19 +663,31 @@ impl<'a> Planner<'a> {
 
     /// Adds a node, or finds the equal one that there is.
     pub fn add_node(&mut self, node: Node) -> NodeId {
-        let alike = self.known.entry(place(&node)).or_default();
         let nodes = &mut self.graph.nodes;
-        let equal = alike.iter().find(|&&id| likeness(&nodes[id]) == likeness(&node));
-        if let Some(&id) = equal {
-            return id;
+        let mut place = place(&node);
+        loop {
+            match self.known.entry(place) {
+                Entry::Occupied(entry) if likeness(&nodes[*entry.get()]) == likeness(&node) => {
+                    return *entry.get();
+                }
+                Entry::Occupied(_) => place = place.wrapping_add(1),
+                Entry::Vacant(entry) => {
+                    entry.insert(nodes.len());
+                    nodes.push(node);
+                    return nodes.len() - 1;
+                }
+            }
         }
-        alike.push(nodes.len());
-        nodes.push(node);
-        nodes.len() - 1
+    }
+
+    /// Makes room for more nodes.
+    pub fn reserve(&mut self, count: usize) {
+        self.graph.nodes.reserve(count);
+        self.known.reserve(count);
     }
 
     /// Turns the target stage into a result (BuildKit: `finalizeResultImage`).
-    fn finish(&mut self, target: Platform, state: StageState) {
+    fn finish(&mut self, target: &Platform, state: StageState) {
         let mut config: ImageConfig = state.config;
         self.request.edits.apply(&mut config.config);
         for (name, value) in &self.request.labels {
@@ -672,7 +701,7 @@ impl<'a> Planner<'a> {
                 os: config.os.clone(),
                 architecture: config.architecture.clone(),
                 variant: config.variant.clone(),
-                ..target
+                ..platform
             };
         } else {
             config.os = target.os.clone();
@@ -735,50 +764,4 @@ fn resolve_failure(name: &str, error: ResolveError, span: Span) -> Failure {
         diagnostic = diagnostic.with_help(hint);
     }
     Failure { diagnostic, exit: error.exit }
-}
-
-/// Makes every place of an instruction the same one.
-fn relocate(instruction: &mut Instruction, span: Span) {
-    instruction.span = span;
-    instruction.keyword_span = span;
-    let words: Vec<&mut Word> = match &mut instruction.command {
-        Command::Copy(transfer) | Command::Add(transfer) => {
-            let mut words: Vec<&mut Word> = vec![&mut transfer.destination];
-            words.extend(&mut transfer.from);
-            words.extend(&mut transfer.chown);
-            words.extend(&mut transfer.chmod);
-            words.extend(&mut transfer.checksum);
-            words.extend(&mut transfer.exclude);
-            for source in &mut transfer.sources {
-                match source {
-                    Source::Path(word) => words.push(word),
-                    Source::Heredoc(heredoc) => heredoc.span = span,
-                }
-            }
-            words
-        }
-        Command::Env(pairs) | Command::Label(pairs) => {
-            pairs.iter_mut().flat_map(|pair| [&mut pair.key, &mut pair.value]).collect()
-        }
-        Command::User(word) | Command::Workdir(word) | Command::Stopsignal(word) => vec![word],
-        Command::Expose(words) | Command::Volume(words) | Command::Shell(words) => {
-            words.iter_mut().collect()
-        }
-        Command::Run(run) => {
-            for mount in &mut run.mounts {
-                mount.span = span;
-                for field in &mut mount.fields {
-                    field.key.span = span;
-                    if let Some(value) = &mut field.value {
-                        value.span = span;
-                    }
-                }
-            }
-            Vec::new()
-        }
-        _ => Vec::new(),
-    };
-    for word in words {
-        word.span = span;
-    }
 }

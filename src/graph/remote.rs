@@ -5,6 +5,7 @@
 //! repositories; any other http(s) URL is a file. What follows the repository is
 //! `#ref:subdir` or `?ref=…&subdir=…`, or both as long as they agree.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 /// Something to fetch.
@@ -265,7 +266,7 @@ fn agree(what: &str, place: &mut Option<String>, value: String) -> Result<(), St
 
 /// Makes a path relative, without `.` and without leaving what it starts from.
 fn clean_subdir(path: &str) -> String {
-    super::stage::clean_workdir("/", path)[1..].to_owned()
+    super::path::clean_workdir("/", path)[1..].to_owned()
 }
 
 /// Refuses what `git check-ref-format` refuses, and with it everything that `git` could take for an
@@ -415,6 +416,15 @@ pub fn redact(text: &str) -> String {
     }
     out.push_str(rest);
     out
+}
+
+/// The same without a copy of a text that has no URL.
+pub(super) fn redacted(text: &str) -> Cow<'_, str> {
+    let mut colons = memchr::memchr_iter(b':', text.as_bytes());
+    match colons.any(|at| text[at..].starts_with("://")) {
+        true => redact(text).into(),
+        false => text.into(),
+    }
 }
 
 /// Decodes `%XX`.

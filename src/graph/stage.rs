@@ -1,7 +1,9 @@
 //! One stage, instruction by instruction: what each does to the file system (a node) and to the
 //! image configuration (BuildKit: `dispatch` in `dockerfile2llb/convert.go`).
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::dockerfile::expand::Env;
 use crate::dockerfile::value::parse_signal;
@@ -15,6 +17,7 @@ use crate::oci::{ImageConfig, Platform};
 use super::add::remote_source;
 use super::budget::size;
 use super::history::{declared, healthcheck, quoted, run_history, summary};
+use super::path::{clean_dest, clean_workdir};
 use super::plan::{Base, Failure, Planner, PlatformPlan, enough};
 use super::refuse::refuse_run;
 use super::remote::{self, Remote};
@@ -52,7 +55,7 @@ pub(super) struct StageState {
     pub build_args: Vec<(String, Option<String>)>,
     /// How history tells them; None when they have changed since the last RUN.
     declared: Option<String>,
-    pub platform: Platform,
+    pub platform: Arc<Platform>,
     pub base: Option<usize>,
     pub base_history: usize,
     cmd_set: bool,
@@ -65,9 +68,10 @@ pub(super) struct Walk<'p, 'a> {
     pub(super) planner: &'p mut Planner<'a>,
     pub(super) plan: &'p PlatformPlan,
     pub(super) index: usize,
-    name: String,
+    name: Arc<str>,
     done: usize,
-    total: usize,
+    /// How many steps there are, as text.
+    total: String,
     no_cache: bool,
 }
 
@@ -104,7 +108,6 @@ impl Planner<'_> {
             .chain(stage.body.iter().map(|instruction| (instruction, false)))
             .collect();
         state.config.history.reserve(instructions.len());
-        self.graph.nodes.reserve(instructions.len());
         let has_base = matches!(prepared.base, Base::Image(_));
         let total = usize::from(has_base)
             + instructions
@@ -116,13 +119,14 @@ impl Planner<'_> {
                     )
                 })
                 .count();
+        self.reserve(total);
         let no_cache =
             self.request.no_cache
                 || self.request.no_cache_stages.iter().any(|filter| {
                     filter.eq_ignore_ascii_case(&name) || *filter == index.to_string()
                 });
-        let mut walk =
-            Walk { planner: self, plan, index, name, done: usize::from(has_base), total, no_cache };
+        let (name, done, total) = (name.into(), usize::from(has_base), total.to_string());
+        let mut walk = Walk { planner: self, plan, index, name, done, total, no_cache };
         for (instruction, triggered) in instructions {
             check::instruction(walk.planner, &state, instruction);
             let told = state.config.history.len();
@@ -198,7 +202,7 @@ impl Planner<'_> {
     }
 }
 
-fn scratch(platform: &Platform) -> StageState {
+fn scratch(platform: &Arc<Platform>) -> StageState {
     let mut config = ImageConfig {
         os: platform.os.clone(),
         architecture: platform.architecture.clone(),
@@ -226,42 +230,10 @@ fn scratch(platform: &Platform) -> StageState {
 pub(super) fn push_history(config: &mut ImageConfig, created_by: String, layer: bool) {
     config.history.push(History {
         created_by: Some(created_by),
-        comment: Some(HISTORY_COMMENT.to_owned()),
+        comment: Some(HISTORY_COMMENT.into()),
         empty_layer: !layer,
         ..History::default()
     });
-}
-
-/// Says whether an absolute path has no part that [`clean_workdir`] would take out.
-fn is_clean(path: &str) -> bool {
-    path == "/" || path.split('/').skip(1).all(|part| !matches!(part, "" | "." | ".."))
-}
-
-/// Joins a WORKDIR onto the one before it.
-pub(super) fn clean_workdir(current: &str, path: &str) -> String {
-    if path.starts_with('/') && is_clean(path) {
-        return path.to_owned();
-    }
-    let joined = if path.starts_with('/') { path.to_owned() } else { format!("{current}/{path}") };
-    let mut parts: Vec<&str> = Vec::new();
-    for part in joined.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => {
-                parts.pop();
-            }
-            _ => parts.push(part),
-        }
-    }
-    format!("/{}", parts.join("/"))
-}
-
-/// Joins a destination onto the working directory; a slash (or `/.`) at its end stays one.
-fn clean_dest(workdir: &str, dest: &str) -> String {
-    let dest = if dest.is_empty() || dest == "." { "./" } else { dest };
-    let is_dir = dest.ends_with('/') || dest.ends_with("/.") || dest.ends_with("/..");
-    let clean = clean_workdir(workdir, dest);
-    if is_dir && clean != "/" { format!("{clean}/") } else { clean }
 }
 
 impl Walk<'_, '_> {
@@ -281,8 +253,8 @@ impl Walk<'_, '_> {
             Command::Arg(definitions) => self.arg(state, definitions)?,
             Command::User(word) => {
                 let user = self.expand(state, word)?;
-                state.config.config.user = user.clone();
                 push_history(&mut state.config, format!("USER {user}"), false);
+                state.config.config.user = user.into_owned();
             }
             Command::Expose(words) => self.expose(state, words)?,
             Command::Volume(words) => self.volume(state, words)?,
@@ -290,8 +262,8 @@ impl Walk<'_, '_> {
                 let signal = self.expand(state, word)?;
                 parse_signal(&signal)
                     .map_err(|error| Diagnostic::error("E0610", word.span, error.to_string()))?;
-                state.config.config.stop_signal = Some(signal.clone());
                 push_history(&mut state.config, format!("STOPSIGNAL {signal}"), false);
+                state.config.config.stop_signal = Some(signal.into_owned());
             }
             Command::Shell(words) => {
                 let words: Vec<String> = words.iter().map(|word| word.text.clone()).collect();
@@ -337,8 +309,12 @@ impl Walk<'_, '_> {
         self.planner.dockerfile.directives.escape
     }
 
-    pub(super) fn expand(&self, state: &StageState, word: &Word) -> Result<String, Failure> {
-        Ok(word.expand(&state.env, self.escape())?.text)
+    pub(super) fn expand<'w>(
+        &self,
+        state: &StageState,
+        word: &'w Word,
+    ) -> Result<Cow<'w, str>, Failure> {
+        Ok(word.text_in(&state.env, self.escape())?)
     }
 
     /// Names a step as BuildKit does: `[linux/arm64 build 2/5] RUN make`.
@@ -358,10 +334,10 @@ impl Walk<'_, '_> {
             }
             name.push(' ');
         }
-        let (done, total) = (self.done.to_string(), self.total.to_string());
-        name.extend([self.name.as_str(), " "]);
+        let (done, total) = (self.done.to_string(), self.total.as_str());
+        name.extend([&*self.name, " "]);
         name.extend(std::iter::repeat_n(' ', total.len().saturating_sub(done.len())));
-        name.extend([done.as_str(), "/", &total, if triggered { "] ONBUILD " } else { "] " }]);
+        name.extend([done.as_str(), "/", total, if triggered { "] ONBUILD " } else { "] " }]);
         let (keyword, rest) = text.split_once(' ').unwrap_or((text, ""));
         match keyword.contains(char::is_lowercase) {
             true => name.push_str(&keyword.to_uppercase()),
@@ -421,12 +397,12 @@ impl Walk<'_, '_> {
                 shell(&state.config, path)
             }
         };
-        let (mut mounts, mut inputs) = (Vec::new(), Vec::new());
+        let (mut mounts, mut inputs) = (Vec::with_capacity(run.mounts.len()), Vec::new());
         let mut masked = Vec::new();
         for mount in &run.mounts {
             let escape = self.escape();
             let env = &state.env;
-            let spec = mount.resolve(&mut |word: &Word| Ok(word.expand(env, escape)?.text))?;
+            let spec = mount.resolve(&mut |word| word.text_in(env, escape))?;
             let resolved = self.mount(state, mount, spec, &mut inputs)?;
             if let MountKind::Secret { env: Some(name), .. } = &resolved.kind {
                 masked.push(name.clone());
@@ -449,7 +425,7 @@ impl Walk<'_, '_> {
         let shown = Without { env: &state.env, masked: &masked };
         let mut text = expand::expand_display(&instruction.original, &shown, self.escape());
         if let Some(heredoc) = run.heredocs.first() {
-            text.push_str(&format!(" ({})", summary(&heredoc.content)));
+            text.to_mut().push_str(&format!(" ({})", summary(&heredoc.content)));
         }
         let name = self.name(state, &text, triggered);
         let declared =
@@ -493,10 +469,11 @@ impl Walk<'_, '_> {
     ) -> Result<(), Failure> {
         let keyword = if add { "ADD" } else { "COPY" };
         let dest_text = self.expand(state, &transfer.destination)?;
-        let mut sources = Vec::new();
-        let mut remotes: Vec<Option<(Remote, Span)>> = Vec::new();
+        let mut sources = Vec::with_capacity(transfer.sources.len());
+        let mut remotes: Vec<Option<(Remote, Span)>> = Vec::with_capacity(transfer.sources.len());
         let mut inline = Vec::new();
-        let mut history = keyword.to_owned();
+        let mut history = String::with_capacity(instruction.original.len() + 16);
+        history.push_str(keyword);
         let parents = transfer.parents.as_ref().is_some_and(|flag| flag.value);
         if parents {
             history.push_str(" --parents");
@@ -505,7 +482,7 @@ impl Walk<'_, '_> {
             match word {
                 Some(word) => {
                     let text = walk.expand(state, word)?;
-                    Ok((!text.is_empty()).then_some(text))
+                    Ok((!text.is_empty()).then(|| text.into_owned()))
                 }
                 None => Ok(None),
             }
@@ -545,10 +522,10 @@ impl Walk<'_, '_> {
             match source {
                 Source::Path(word) => {
                     let text = self.expand(state, word)?;
-                    history.extend([" ", &remote::redact(&text)]);
+                    history.extend([" ", &remote::redacted(&text)]);
                     let found = remote_source(&text, word.span, transfer, checksum.as_ref())?;
                     let pattern = match &found {
-                        None => text,
+                        None => text.into_owned(),
                         Some(Remote::Git(_)) => "/".to_owned(),
                         Some(Remote::Url(_)) => remote::escape_pattern(&remote::file_name(&text)),
                     };
@@ -606,15 +583,15 @@ impl Walk<'_, '_> {
             .with_help(format!("write `{dest_text}/`"))
             .into());
         }
-        let mut inputs = Vec::new();
-        let mut origins = Vec::new();
+        let mut inputs = Vec::with_capacity(1);
+        let mut origins = Vec::with_capacity(sources.len());
         for (source, remote) in sources.iter().zip(remotes) {
             let node = match (remote, &transfer.from) {
                 (Some((remote, span)), _) => Some(self.planner.remote_node(remote, span)),
                 (None, Some(from)) => {
                     self.planner.input(from, self.index, &state.platform, self.plan)?
                 }
-                (None, None) => Some(self.planner.local_node(String::new())),
+                (None, None) => Some(self.planner.local_node("")),
             };
             let Some(node) = node else {
                 let from = transfer.from.as_ref().map_or("scratch", |word| word.text.as_str());
@@ -632,10 +609,10 @@ impl Walk<'_, '_> {
             }));
         }
         if origins.iter().all(|origin| *origin == 0) {
-            origins.clear();
+            origins = Vec::new();
         }
         let text = expand::expand_display(&instruction.original, &state.env, self.escape());
-        let name = self.name(state, &remote::redact(&text), triggered);
+        let name = self.name(state, &remote::redacted(&text), triggered);
         push_history(&mut state.config, history, true);
         let unpack = transfer.unpack.as_ref().map_or(add, |flag| flag.value);
         let unpack_remote = transfer.unpack.as_ref().is_some_and(|flag| flag.value);
@@ -678,14 +655,14 @@ impl Walk<'_, '_> {
 
     fn env(&mut self, state: &mut StageState, pairs: &[KeyValue]) -> Result<(), Failure> {
         state.declared = None;
-        let mut text = "ENV".to_owned();
-        for (name, value) in self.pairs(state, pairs)? {
+        let first = pairs.first().map_or(Span::default(), |pair| pair.key.span);
+        let pairs = self.pairs(state, pairs)?;
+        let mut text = String::with_capacity("ENV".len() + told(&pairs));
+        text.push_str("ENV");
+        for (name, value) in pairs {
             text.extend([" ", &name, "=", &value]);
             state.env.set(&name, &value);
-            enough(
-                state.env.list().len(),
-                pairs.first().map_or(Span::default(), |pair| pair.key.span),
-            )?;
+            enough(state.env.list().len(), first)?;
             let pair = format!("{name}={value}");
             let env = &mut state.config.config.env;
             match state.places.get(&name) {
@@ -701,8 +678,10 @@ impl Walk<'_, '_> {
     }
 
     fn label(&mut self, state: &mut StageState, pairs: &[KeyValue]) -> Result<(), Failure> {
-        let mut text = "LABEL".to_owned();
-        for (name, value) in self.pairs(state, pairs)? {
+        let pairs = self.pairs(state, pairs)?;
+        let mut text = String::with_capacity("LABEL".len() + told(&pairs));
+        text.push_str("LABEL");
+        for (name, value) in pairs {
             text.extend([" ", &name, "=", &value]);
             state.config.config.labels.insert(name, value);
         }
@@ -719,7 +698,7 @@ impl Walk<'_, '_> {
         pairs
             .iter()
             .map(|pair| {
-                let name = self.expand(state, &pair.key)?;
+                let name = self.expand(state, &pair.key)?.into_owned();
                 if name.is_empty() {
                     return Err(Diagnostic::error(
                         "E0617",
@@ -728,7 +707,7 @@ impl Walk<'_, '_> {
                     )
                     .into());
                 }
-                Ok((name, self.expand(state, &pair.value)?))
+                Ok((name, self.expand(state, &pair.value)?.into_owned()))
             })
             .collect()
     }
@@ -742,7 +721,7 @@ impl Walk<'_, '_> {
                 || self.plan.globals.iter().find(|(key, _)| key == name).map(|(_, v)| v.clone());
             let value = match (self.planner.request.build_args.get(name), &definition.default) {
                 (Some(value), _) => Some(value.clone()),
-                (None, Some(default)) => Some(self.expand(state, default)?),
+                (None, Some(default)) => Some(self.expand(state, default)?.into_owned()),
                 (None, None) => global(),
             };
             if let Some(value) = &value
@@ -762,12 +741,21 @@ impl Walk<'_, '_> {
     }
 }
 
+/// What names and values take in an entry of history, bytes.
+fn told(pairs: &[(String, String)]) -> usize {
+    pairs.iter().map(|(name, value)| name.len() + value.len() + 2).sum()
+}
+
 fn shell(config: &ImageConfig, text: String) -> Vec<String> {
-    let mut args = match &config.config.shell {
-        Some(shell) if !shell.is_empty() => shell.clone(),
-        _ if config.os == "windows" => vec!["cmd".to_owned(), "/S".to_owned(), "/C".to_owned()],
-        _ => vec!["/bin/sh".to_owned(), "-c".to_owned()],
-    };
+    let mut args = Vec::with_capacity(3);
+    match &config.config.shell {
+        Some(shell) if !shell.is_empty() => args.extend_from_slice(shell),
+        _ if config.os == "windows" => args.extend(["cmd", "/S", "/C"].map(str::to_owned)),
+        _ => {
+            args.push("/bin/sh".to_owned());
+            args.push("-c".to_owned());
+        }
+    }
     args.push(text);
     args
 }
@@ -778,7 +766,3 @@ fn with_shell(config: &ImageConfig, form: &Form) -> Vec<String> {
         Form::Shell(_) => shell(config, form.words().join(" ")),
     }
 }
-
-#[cfg(test)]
-#[path = "stage_tests.rs"]
-mod tests;

@@ -5,6 +5,7 @@
 //! form that BuildKit writes, up to the order of keys. Reading and writing a config keeps every
 //! field, known or not.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Deref, DerefMut};
 
@@ -168,7 +169,7 @@ pub struct History {
     pub author: Option<String>,
     /// A remark; BuildKit writes `buildkit.dockerfile.v0`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub comment: Option<String>,
+    pub comment: Option<Cow<'static, str>>,
     /// Whether the step made no layer.
     #[serde(default, deserialize_with = "null_default", skip_serializing_if = "is_false")]
     pub empty_layer: bool,
