@@ -184,8 +184,12 @@ fn send(conductor: &Conductor<'_>, mount: &MountId, spot: &Spot) -> Result<(), F
         .mounts()
         .acquire(mount, Sharing::Locked, &|| build.cancel.is_cancelled())
         .map_err(|error| local(&error))?;
-    let options =
-        DiffOptions { owner: (mount.uid, mount.gid), stubs: &[], now: build.options.now() };
+    let options = DiffOptions {
+        owner: (mount.uid, mount.gid),
+        stubs: &[],
+        owned: None,
+        now: build.options.now(),
+    };
     let toc = snapshot::diff(guard.path(), &Tree::default(), map, &options)
         .map_err(|error| local(&error))?;
     let files = Directory::open(guard.path()).map_err(|error| local(&error))?;

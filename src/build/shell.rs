@@ -213,7 +213,7 @@ fn converse(
     if !spec.env.iter().any(|variable| variable.starts_with("PS1=")) {
         spec.env.push("PS1=\\w # ".to_owned());
     }
-    session.converse(&spec, cancel).map_err(|error| steps::run::sandbox_failure(&error))
+    session.converse(&spec, &(), cancel).map_err(|error| steps::run::sandbox_failure(&error))
 }
 
 /// Opens a shell on what a node has become. What it changes is lost.
@@ -322,7 +322,9 @@ pub fn execute(
     let mut spec = place.spec(&build.options, staging.path())?;
     spec.args = args;
     spec.mounts.extend(execute.mounts.iter().cloned());
-    session.run(&spec, on_output, build.cancel).map_err(|error| steps::run::sandbox_failure(&error))
+    session
+        .run(&spec, &steps::run::OwnersOf(&tree), on_output, build.cancel)
+        .map_err(|error| steps::run::sandbox_failure(&error))
 }
 
 /// A root file system to open a shell in.

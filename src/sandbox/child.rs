@@ -1,7 +1,8 @@
 //! The child's side: from an order on a memfd to the program, in one straight line.
 //!
 //! Runs as a fork of the session's [`init`], with one thread, in namespaces of its own.
-//! Descriptors: 0 empty, 1 and 2 the pipes of the output, 3 the order, 4 the pipe of the report.
+//! Descriptors: 0 empty, 1 and 2 the pipes of the output, 3 the order, 4 the pipe of the report, 5 the
+//! socket for the listener of [`owners`].
 //!
 //! The order of steps matters: the accounts are read and the root is built with the session's full
 //! capabilities; then `pivot_root` takes the builder's files out of sight; only then do the ids and
@@ -18,7 +19,7 @@ use super::emulation::Arch;
 use super::rootfs::{self, Kernel, doing};
 use super::spec::{Network, Order, Report, RunSpec};
 use super::user::{self, User};
-use super::{CHILD_ARG0, DEFAULT_PATH, init, probe};
+use super::{CHILD_ARG0, DEFAULT_PATH, init, owners, probe};
 use crate::sys::cred::{self, Namespaces};
 use crate::sys::{Errno, dir, mem, mount, node, process, tty};
 
@@ -68,10 +69,11 @@ pub fn child_main() -> Option<ExitCode> {
 }
 
 /// Is the child of one RUN: gives the exit code when there is no program to become.
-pub(super) fn run(fds: [BorrowedFd<'_>; 5], kernel: &Kernel) -> u8 {
-    let Ok([null, out, err, order, report]) = process::keep_only(fds) else { return 125 };
+pub(super) fn run(fds: [BorrowedFd<'_>; 6], kernel: &Kernel) -> u8 {
+    let Ok([null, out, err, order, report, owners]) = process::keep_only(fds) else { return 125 };
     let mut report = File::from(report);
-    let Err(failure) = become_program([null, out, err], File::from(order), &mut report, kernel);
+    let Err(failure) =
+        become_program([null, out, err], File::from(order), &mut report, owners, kernel);
     let (code, told) = match failure {
         Failure::NotStarted(code, message, hint) => {
             (code, Report::NotStarted { code, message, hint })
@@ -94,6 +96,7 @@ fn become_program(
     standard: [OwnedFd; 3],
     mut order: File,
     report: &mut File,
+    owners: OwnedFd,
     kernel: &Kernel,
 ) -> Result<std::convert::Infallible, Failure> {
     for fd in &standard {
@@ -126,6 +129,10 @@ fn become_program(
     enter_cwd(&spec.cwd)?;
     cred::leave_session_keyring();
     give_output_to(&standard[1..], &user, order.single_id)?;
+    if order.keeps_owners && (user.uid, user.gid) == (0, 0) {
+        hand_over_owners(owners.as_fd());
+    }
+    drop(owners);
     become_user(&user, &order)?;
     dir::umask(0o022);
     if spec.personality32 || spec.no_aslr {
@@ -230,6 +237,15 @@ fn give_output_to(pipes: &[OwnedFd], user: &User, single_id: bool) -> Result<(),
         }
     }
     Ok(())
+}
+
+/// Hands calls about owners over to the builder. Where the kernel has no such filters, or another
+/// supervisor is there already, the kernel answers them: files cannot be given away then.
+fn hand_over_owners(socket: BorrowedFd<'_>) {
+    if let Ok(listener) = owners::listen() {
+        // Without the builder nothing goes on anyway.
+        let _ = mem::send(socket, b"l", &[listener.as_fd()]);
+    }
 }
 
 /// Takes ids, groups and capabilities of the RUN.

@@ -13,7 +13,8 @@
 //! The protocol, on sockets that keep the borders of messages:
 //!
 //! * builder → init, on the session's socket: one byte of flags and five descriptors: stdout,
-//!   stderr, order, report, and one end of a socket for this RUN;
+//!   stderr, order, report, and one end of a socket for this RUN; a sixth is where the child sends the
+//!   listener of its filter to ([`super::owners`]);
 //! * init → builder, on the RUN's socket: how it ended ([`encode`]), or errno of the clone;
 //! * builder → init, on the RUN's socket: any byte kills it, and so does closing it.
 //!
@@ -54,6 +55,8 @@ pub(super) struct Start<'a> {
     pub(super) err: BorrowedFd<'a>,
     pub(super) order: BorrowedFd<'a>,
     pub(super) report: BorrowedFd<'a>,
+    /// Where the listener goes, if somebody keeps owners.
+    pub(super) owners: Option<BorrowedFd<'a>>,
     pub(super) own_network: bool,
     /// `out` is a terminal, which the RUN reads from as well.
     pub(super) terminal: bool,
@@ -104,7 +107,8 @@ impl Init {
         };
         let flags = if start.own_network { OWN_NETWORK } else { 0 }
             | if start.terminal { TERMINAL } else { 0 };
-        let fds = [start.out, start.err, start.order, start.report, theirs.as_fd()];
+        let mut fds = vec![start.out, start.err, start.order, start.report, theirs.as_fd()];
+        fds.extend(start.owners);
         mem::send(socket.as_fd(), &[flags], &fds).map_err(sys("asking the session's init"))?;
         Ok(Running(ours))
     }
@@ -268,6 +272,8 @@ pub(super) fn main() -> ExitCode {
 fn accept(socket: &OwnedFd, null: &File, kernel: &Kernel) -> Result<Option<Run>, ()> {
     let mut flags = [0u8];
     let Ok((1, fds)) = mem::receive(socket.as_fd(), &mut flags) else { return Err(()) };
+    let mut fds = fds;
+    let owners = (fds.len() == 6).then(|| fds.pop()).flatten();
     let Ok([out, err, order, report, reply]) = <[OwnedFd; 5]>::try_from(fds) else {
         return Err(());
     };
@@ -276,7 +282,9 @@ fn accept(socket: &OwnedFd, null: &File, kernel: &Kernel) -> Result<Option<Run>,
         namespaces = namespaces | Namespaces::NET;
     }
     let input = if flags[0] & TERMINAL != 0 { out.as_fd() } else { null.as_fd() };
-    let fds = [input, out.as_fd(), err.as_fd(), order.as_fd(), report.as_fd()];
+    // Six always; the child is told whether the last is one.
+    let owners = owners.as_ref().map_or(null.as_fd(), AsFd::as_fd);
+    let fds = [input, out.as_fd(), err.as_fd(), order.as_fd(), report.as_fd(), owners];
     match process::fork(namespaces, || super::child::run(fds, kernel)) {
         Ok(child) => Ok(Some(Run { child, socket: reply, deaf: false })),
         Err(e) => {

@@ -28,6 +28,7 @@ mod child;
 pub mod emulation;
 mod idmap;
 mod init;
+pub mod owners;
 pub mod probe;
 mod rootfs;
 mod session;
@@ -37,11 +38,13 @@ mod user;
 
 pub use child::child_main;
 pub use emulation::{Arch, Emulator};
+pub use owners::Owners;
 pub use probe::{Check, HostReport, probe, probe_in};
 pub use session::{Cancel, Isolation, Options, RunOutcome, Rung, Session, Status, Stream};
 pub use spec::{Access, Limit, Mount, MountKind, Network, RunSpec};
 
 pub use crate::sys::cred::{IdMap, IdRange};
+pub use crate::sys::dir::FileKind;
 
 /// Gives the names that a [`Limit`] may have.
 pub fn limit_names() -> impl Iterator<Item = &'static str> {

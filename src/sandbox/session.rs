@@ -14,10 +14,12 @@ use serde::{Deserialize, Serialize};
 use super::emulation::{Emulator, Registry};
 use super::idmap::{self, Plan};
 use super::init::{Init, Running, Start};
+use super::owners::{Owners, supervise};
 use super::spec::{Network, Order, Report, RunSpec};
 use super::{Error, IdMap, MAX_LOWERS};
 use crate::sys::cred::Namespaces;
 use crate::sys::process::{self, Ended};
+use crate::sys::stand_in::Owned;
 use crate::sys::{cred, mem, mount};
 
 /// How many milliseconds threads that have ended get to be gone.
@@ -134,6 +136,9 @@ pub struct RunOutcome {
     pub uid: u32,
     /// Its group.
     pub gid: u32,
+    /// Owners that it gave to what has no attributes, on the rung `userns-single`; None: nobody kept
+    /// owners.
+    pub owned: Option<Vec<Owned>>,
     /// Processor time in user mode, of the program and all that it waited for.
     pub user_time: Duration,
     /// Processor time in the kernel.
@@ -273,10 +278,12 @@ impl Session {
     }
 
     /// Runs one RUN to its end; may be called from many threads at a time. What it writes is given
-    /// to `on_output` as it comes. Whatever it left running is killed.
+    /// to `on_output` as it comes. Whatever it left running is killed. Where one id is mapped, `owners`
+    /// says whom the files of the image belong to.
     pub fn run(
         &self,
         spec: &RunSpec,
+        owners: &dyn Owners,
         on_output: &mut dyn FnMut(Stream, &[u8]),
         cancel: &Cancel,
     ) -> Result<RunOutcome, Error> {
@@ -287,27 +294,71 @@ impl Session {
             return Err(Error::Cancelled);
         }
         let sys = |doing| move |source| Error::Sys { doing, source };
-        let order = memfd_json(&Order {
+        let order = self.order(spec)?;
+        let pipe = || mem::pipe().map_err(sys("making a pipe"));
+        let ((out, out_end), (err, err_end), (report, report_end)) = (pipe()?, pipe()?, pipe()?);
+        self.with_owners(spec, owners, |owners| {
+            let running = self.init.start_run(&Start {
+                out: out_end.as_fd(),
+                err: err_end.as_fd(),
+                order: order.as_fd(),
+                report: report_end.as_fd(),
+                owners,
+                own_network: spec.network == Network::None,
+                terminal: false,
+            })?;
+            drop((out_end, err_end, report_end));
+            let (text, ended) = follow(&running, [out, err, report], on_output, cancel)?;
+            if cancel.is_cancelled() && ended.signal.is_some() {
+                return Err(Error::Cancelled);
+            }
+            outcome(&text, ended)
+        })
+    }
+
+    /// Writes the order for a RUN of this session.
+    pub(super) fn order(&self, spec: &RunSpec) -> Result<File, Error> {
+        memfd_json(&Order {
             spec: std::borrow::Cow::Borrowed(spec),
             single_id: self.map.is_single(),
             fresh_proc: self.init.fresh_proc,
-        })?;
-        let pipe = || mem::pipe().map_err(sys("making a pipe"));
-        let ((out, out_end), (err, err_end), (report, report_end)) = (pipe()?, pipe()?, pipe()?);
-        let running = self.init.start_run(&Start {
-            out: out_end.as_fd(),
-            err: err_end.as_fd(),
-            order: order.as_fd(),
-            report: report_end.as_fd(),
-            own_network: spec.network == Network::None,
-            terminal: false,
-        })?;
-        drop((out_end, err_end, report_end));
-        let (text, ended) = follow(&running, [out, err, report], on_output, cancel)?;
-        if cancel.is_cancelled() && ended.signal.is_some() {
-            return Err(Error::Cancelled);
+            keeps_owners: self.map.is_single(),
+        })
+    }
+
+    /// Runs something with a thread beside it that keeps owners, where one id is mapped: `run` gets the
+    /// socket for its listener.
+    pub(super) fn with_owners(
+        &self,
+        spec: &RunSpec,
+        owners: &dyn Owners,
+        run: impl FnOnce(Option<BorrowedFd<'_>>) -> Result<RunOutcome, Error>,
+    ) -> Result<RunOutcome, Error> {
+        if !self.map.is_single() {
+            return run(None);
         }
-        outcome(&text, ended)
+        let sys = |source| Error::Sys { doing: "keeping the owners of files", source };
+        let (ours, theirs) = mem::socket_pair().map_err(sys)?;
+        let stop = mem::Event::new().map_err(sys)?;
+        std::thread::scope(|scope| {
+            let keeper = scope.spawn(|| {
+                // Nothing comes if the kernel has no such filters, or the RUN is another user's.
+                match mem::receive(ours.as_fd(), &mut [0u8]) {
+                    Ok((_, mut fds)) => match fds.pop() {
+                        Some(listener) => {
+                            supervise(listener.as_fd(), stop.fd(), &spec.upper, owners).map(Some)
+                        }
+                        None => Ok(None),
+                    },
+                    Err(source) => Err(sys(source)),
+                }
+            });
+            let outcome = run(Some(theirs.as_fd()));
+            drop(theirs);
+            stop.set();
+            let owned = keeper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            Ok(RunOutcome { owned: owned?, ..outcome? })
+        })
     }
 }
 
@@ -402,7 +453,7 @@ pub(super) fn outcome(report: &[u8], ended: Ended) -> Result<RunOutcome, Error> 
         (None, None) => return Err(Error::Died { status: ended_as }),
     };
     let Ended { user_time, system_time, .. } = ended;
-    Ok(RunOutcome { status, uid, gid, user_time, system_time })
+    Ok(RunOutcome { status, uid, gid, owned: None, user_time, system_time })
 }
 
 /// Writes JSON to a memfd, to be read from its start.

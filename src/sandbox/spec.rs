@@ -182,6 +182,8 @@ pub(super) struct Order<'a> {
     pub(super) single_id: bool,
     /// /proc can be mounted anew.
     pub(super) fresh_proc: bool,
+    /// Somebody at the other end of the sixth descriptor keeps owners: see [`super::owners`].
+    pub(super) keeps_owners: bool,
 }
 
 /// What the child says before it becomes the program; one JSON object on the report pipe.

@@ -7,8 +7,9 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::init::{Running, Start};
-use super::session::{RunOutcome, Session, memfd_json, outcome};
-use super::spec::{Network, Order, RunSpec};
+use super::owners::Owners;
+use super::session::{RunOutcome, Session, outcome};
+use super::spec::{Network, RunSpec};
 use super::{Cancel, Error};
 use crate::sys::process::Ended;
 use crate::sys::{mem, tty};
@@ -22,42 +23,46 @@ const END_OF_INPUT: u8 = 4;
 impl Session {
     /// Runs a RUN whose input and output are this process's, through a pseudo-terminal. Output goes
     /// to standard error: standard output is for data.
-    pub fn converse(&self, spec: &RunSpec, cancel: &Cancel) -> Result<RunOutcome, Error> {
+    pub fn converse(
+        &self,
+        spec: &RunSpec,
+        owners: &dyn Owners,
+        cancel: &Cancel,
+    ) -> Result<RunOutcome, Error> {
         let sys = |doing| move |source| Error::Sys { doing, source };
         let mut spec = spec.clone();
         spec.terminal = true;
-        let order = memfd_json(&Order {
-            spec: std::borrow::Cow::Borrowed(&spec),
-            single_id: self.id_map().is_single(),
-            fresh_proc: self.init().fresh_proc,
-        })?;
+        let order = self.order(&spec)?;
         let (mut ours, theirs) = tty::open_pair().map_err(sys("making a terminal"))?;
         let (mut report, report_end) = mem::pipe().map_err(sys("making a pipe"))?;
         mem::set_nonblocking(report.as_fd()).map_err(sys("making a pipe"))?;
         let stdin = std::io::stdin();
         tty::copy_size(stdin.as_fd(), ours.as_fd());
-        let running = self.init().start_run(&Start {
-            out: theirs.as_fd(),
-            err: theirs.as_fd(),
-            order: order.as_fd(),
-            report: report_end.as_fd(),
-            own_network: spec.network == Network::None,
-            terminal: true,
-        })?;
-        drop((theirs, report_end));
-        let raw = tty::Raw::enter(stdin.as_fd());
-        let result = relay(&running, &mut ours, cancel);
-        drop(raw);
-        let ended = result?;
-        let mut text = Vec::new();
-        let mut buffer = [0u8; 4096];
-        while let Ok(Some(n @ 1..)) = mem::read_available(&mut report, &mut buffer) {
-            text.extend_from_slice(&buffer[..n]);
-        }
-        if cancel.is_cancelled() && ended.signal.is_some() {
-            return Err(Error::Cancelled);
-        }
-        outcome(&text, ended)
+        self.with_owners(&spec, owners, |owners| {
+            let running = self.init().start_run(&Start {
+                out: theirs.as_fd(),
+                err: theirs.as_fd(),
+                order: order.as_fd(),
+                report: report_end.as_fd(),
+                owners,
+                own_network: spec.network == Network::None,
+                terminal: true,
+            })?;
+            drop((theirs, report_end));
+            let raw = tty::Raw::enter(stdin.as_fd());
+            let result = relay(&running, &mut ours, cancel);
+            drop(raw);
+            let ended = result?;
+            let mut text = Vec::new();
+            let mut buffer = [0u8; 4096];
+            while let Ok(Some(n @ 1..)) = mem::read_available(&mut report, &mut buffer) {
+                text.extend_from_slice(&buffer[..n]);
+            }
+            if cancel.is_cancelled() && ended.signal.is_some() {
+                return Err(Error::Cancelled);
+            }
+            outcome(&text, ended)
+        })
     }
 }
 

@@ -16,7 +16,10 @@
 //!
 //! The disk does not hold everything. Owners outside of the id map, and attributes that a user
 //! namespace cannot set, are taken from the Tree's entry of the same path and kind. With a single
-//! id all files look alike: those of the Tree keep its owner, new ones belong to who ran.
+//! id all files look alike: those that were given away have their owner in an attribute or in
+//! [`DiffOptions::owned`]; of the others, those of the Tree keep its owner, new ones belong to who ran.
+//! Where nobody kept owners, a new file in place of one of the Tree is taken for that one: programs that
+//! write a file anew give it the owner that it had, which they could not see.
 //!
 //! /proc, /sys and /dev, which a RUN of an image without them sees, are in the layer, as they are
 //! with BuildKit.
@@ -29,9 +32,11 @@ use super::Error;
 use super::writer::{OPAQUE, at, is_whiteout, on_disk};
 use crate::layer::toc::{KindRef, Xattrs, capability_v2, is_overlay_xattr};
 use crate::layer::{Entry, Found, Kind, RootPath, Toc, TocBuilder, Tree};
+use crate::sys;
 use crate::sys::cred::IdMap;
 use crate::sys::dir::{self, FileKind, Stat};
-use crate::sys::xattr;
+use crate::sys::stand_in::{self, Owned, parse_owner};
+use crate::sys::xattr::{self, ORIGIN_XATTR, OWNER_XATTR};
 
 /// What [`diff`] must know beyond the directory.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +45,8 @@ pub struct DiffOptions<'a> {
     pub owner: (u32, u32),
     /// Paths that [`super::stubs`] made.
     pub stubs: &'a [RootPath],
+    /// Owners of what has no attributes, where the id map is single and somebody kept owners.
+    pub owned: Option<&'a [Owned]>,
     /// Time of entries that no disk has (/proc, /sys and /dev of an image without them).
     pub now: i64,
 }
@@ -59,6 +66,9 @@ pub fn diff(
         owner: options.owner,
         stubs: options.stubs.iter().collect(),
         inodes: HashMap::new(),
+        owned: options
+            .owned
+            .map(|all| all.iter().map(|owned| ((owned.ino, owned.born), owned)).collect()),
         out: TocBuilder::new(),
     };
     let hidden = is_opaque(dir.as_fd(), &root)?;
@@ -80,6 +90,9 @@ pub fn diff(
     Ok(walk.out.finish())
 }
 
+/// Number and time of making.
+type Born = (u64, (i64, u32));
+
 struct Walk<'a> {
     lower: &'a Tree,
     map: &'a IdMap,
@@ -87,6 +100,8 @@ struct Walk<'a> {
     stubs: BTreeSet<&'a RootPath>,
     /// First path of each inode that has several names.
     inodes: HashMap<(u64, u64), RootPath>,
+    /// [`DiffOptions::owned`], by number and time of making.
+    owned: Option<HashMap<Born, &'a Owned>>,
     out: TocBuilder,
 }
 
@@ -218,8 +233,16 @@ impl Walk<'_> {
             )
         });
         let (mut uid, mut gid) = (stat.uid, stat.gid);
+        let (mut xattrs, marks) = match stat.kind {
+            FileKind::File | FileKind::Dir => read_xattrs(dir, path, name)?,
+            _ => {
+                let noted = self.owner_without_attributes(dir, path, name)?;
+                (Xattrs::new(), Marks { noted, copied_up: true })
+            }
+        };
+        let single = self.map.is_single();
         match &known {
-            Some(known) => {
+            Some(known) if !single || self.owned.is_none() || marks.copied_up => {
                 if uid == 0 && !self.map.has_uid(known.uid) {
                     uid = known.uid;
                 }
@@ -227,13 +250,12 @@ impl Walk<'_> {
                     gid = known.gid;
                 }
             }
-            None if self.map.is_single() => (uid, gid) = self.owner,
-            None => {}
+            _ if single => (uid, gid) = self.owner,
+            _ => {}
         }
-        let mut xattrs = match kind {
-            Kind::File { .. } | Kind::Hardlink(_) | Kind::Dir => read_xattrs(dir, path, name)?,
-            _ => Xattrs::new(),
-        };
+        if let Some(noted) = marks.noted.filter(|_| single) {
+            (uid, gid) = noted;
+        }
         if let Some(known) = known {
             let kept = known.xattrs.iter().filter(|(key, _)| !on_disk(&kind, key));
             for (key, value) in kept {
@@ -242,6 +264,22 @@ impl Walk<'_> {
         }
         let mode = if stat.kind == FileKind::Symlink { 0o777 } else { stat.mode };
         Ok(Entry { path: path.clone(), kind, mode, uid, gid, mtime: stat.mtime_sec, xattrs })
+    }
+
+    /// Finds the owner that a RUN gave to something that has no attributes.
+    fn owner_without_attributes(
+        &self,
+        dir: BorrowedFd<'_>,
+        path: &RootPath,
+        name: &[u8],
+    ) -> Result<Option<(u32, u32)>, Error> {
+        if self.owned.as_ref().is_none_or(HashMap::is_empty) {
+            return Ok(None);
+        }
+        let identity = stand_in::identity_at(dir, name)
+            .map_err(|errno| at("reading", path)(sys::Error::new("statx", path, errno)))?;
+        let owned = self.owned.as_ref().and_then(|all| all.get(&(identity.ino, identity.born)));
+        Ok(owned.map(|owned| (owned.uid, owned.gid)))
     }
 
     /// Says whether the upper directory has a directory that was listed.
@@ -272,20 +310,38 @@ fn is_opaque(dir: BorrowedFd<'_>, path: &RootPath) -> Result<bool, Error> {
     Ok(value.as_deref() == Some(b"y"))
 }
 
+/// What is on the disk about the owner of a file.
+#[derive(Default)]
+struct Marks {
+    /// Whom a RUN gave it to.
+    noted: Option<(u32, u32)>,
+    /// Whether it comes from a lower layer.
+    copied_up: bool,
+}
+
 /// Reads the attributes that layers carry: `user.*` without overlay's own, and capabilities in the
-/// form of version 2, which names no namespace's root.
-fn read_xattrs(dir: BorrowedFd<'_>, path: &RootPath, name: &[u8]) -> Result<Xattrs, Error> {
+/// form of version 2, which names no namespace's root; and what others say of the owner.
+fn read_xattrs(
+    dir: BorrowedFd<'_>,
+    path: &RootPath,
+    name: &[u8],
+) -> Result<(Xattrs, Marks), Error> {
     let mut out = BTreeMap::new();
+    let mut marks = Marks::default();
     let all = xattr::get_all(dir, name).map_err(at("reading attributes of", path))?;
     for (key, value) in all {
-        if key == b"security.capability" {
+        if key == OWNER_XATTR {
+            marks.noted = parse_owner(&value);
+        } else if key == ORIGIN_XATTR {
+            marks.copied_up = true;
+        } else if key == b"security.capability" {
             let value = capability_v2(&value).unwrap_or(value);
             out.insert(key, value);
         } else if key.starts_with(b"user.") && !is_overlay_xattr(&key) {
             out.insert(key, value);
         }
     }
-    Ok(out)
+    Ok((out, marks))
 }
 
 #[cfg(test)]

@@ -165,6 +165,55 @@ fn owners_that_the_disk_cannot_hold_come_from_the_tree() {
 }
 
 #[test]
+fn owners_that_were_kept_count_and_new_files_are_not_old_ones() {
+    use crate::sys::stand_in;
+    use std::os::fd::AsFd as _;
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = crate::sys::dir::open(tmp.path()).unwrap();
+    let note = |name: &str, key: &[u8], value: &[u8]| {
+        xattr::set(dir.as_fd(), name.as_bytes(), key, value).unwrap();
+    };
+    for name in ["given", "copied-up", "new", "other"] {
+        std::fs::write(tmp.path().join(name), b"").unwrap();
+    }
+    std::fs::create_dir(tmp.path().join("d")).unwrap();
+    for name in ["link", "link-2"] {
+        std::os::unix::fs::symlink("x", tmp.path().join(name)).unwrap();
+    }
+    note("given", OWNER_XATTR, b"7:8");
+    note("d", OWNER_XATTR, b"9:0");
+    note("other", OWNER_XATTR, b"nobody");
+    note("copied-up", ORIGIN_XATTR, b"");
+    let link = stand_in::identity_at(dir.as_fd(), b"link").unwrap();
+    let owned = [Owned { ino: link.ino, born: link.born, uid: 5, gid: 6 }];
+    let was = |path: &str| Entry { uid: 33, gid: 44, ..file_entry(path) };
+    let lower = tree(&[
+        was("copied-up"),
+        was("given"),
+        was("new"),
+        dir_entry("dev"),
+        dir_entry("proc"),
+        dir_entry("sys"),
+    ]);
+    let ids = |owned: Option<&[Owned]>, map: &IdMap| {
+        let options = DiffOptions { owned, ..DiffOptions::default() };
+        let toc = diff(tmp.path(), &lower, map, &options).unwrap();
+        assert!(toc.iter().all(|entry| entry.xattrs.is_empty()), "marks of ours are in no layer");
+        move |path: &str| toc.get(path.as_bytes()).map(|entry| (entry.uid, entry.gid)).unwrap()
+    };
+    let kept = ids(Some(&owned), &single());
+    assert_eq!(["given", "copied-up", "new"].map(&kept), [(7, 8), (33, 44), (0, 0)]);
+    assert_eq!(["d", "link", "link-2", "other"].map(&kept), [(9, 0), (5, 6), (0, 0), (0, 0)]);
+    // Nobody saw who made it.
+    assert_eq!(ids(None, &single())("new"), (33, 44));
+    // The disk knows.
+    let whole = vec![IdRange { inside: 0, outside: 0, count: u32::MAX }];
+    let (uid, gid) = (crate::sys::cred::euid(), crate::sys::cred::egid());
+    let seen = ids(Some(&owned), &IdMap { uids: whole.clone(), gids: whole });
+    assert_eq!(["given", "link", "new"].map(seen), [(uid, gid); 3]);
+}
+
+#[test]
 fn reserved_names_are_refused() {
     let tmp = tempfile::tempdir().unwrap();
     std::fs::write(tmp.path().join(".wh.x"), b"").unwrap();

@@ -37,7 +37,7 @@ pub enum FileKind {
 
 impl FileKind {
     /// Reads the kernel's kind; None when the file system did not tell.
-    fn of(kind: FileType) -> Option<FileKind> {
+    pub(super) fn of(kind: FileType) -> Option<FileKind> {
         Some(match kind {
             FileType::RegularFile => FileKind::File,
             FileType::Directory => FileKind::Dir,

@@ -19,6 +19,8 @@
 //! | [`process`] | spawning into namespaces, waiting, signals |
 //! | [`cred`] | ids, capabilities, namespaces of this process |
 //! | [`mem`] | memfds, pipes, eventfds, poll |
+//! | [`seccomp`] | filters that hand calls to a supervisor |
+//! | [`stand_in`] | acting for another process |
 //!
 //! Start reading at [`dir`].
 
@@ -28,6 +30,8 @@ pub mod mem;
 pub mod mount;
 pub mod node;
 pub mod process;
+pub mod seccomp;
+pub mod stand_in;
 pub mod tty;
 pub mod xattr;
 

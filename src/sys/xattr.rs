@@ -13,6 +13,12 @@ use rustix::fs::{self, XattrFlags};
 
 use super::{Errno, Error, Result, show, show_at, show_fd};
 
+/// The attribute that keeps the owner of a file, as `UID:GID`, where the disk cannot.
+pub const OWNER_XATTR: &[u8] = b"user.lapstrake.owner";
+
+/// What overlayfs sets, in mounts of users, on what it has copied up; what is new does not have it.
+pub const ORIGIN_XATTR: &[u8] = b"user.overlay.origin";
+
 /// Reads all attributes that this process may see. A file system without attributes has none.
 pub fn get_all(dir: BorrowedFd<'_>, name: &[u8]) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
     let path = proc_path(dir, name);

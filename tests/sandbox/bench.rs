@@ -97,6 +97,7 @@ impl Bench {
         let cancel = Cancel::new()?;
         let outcome = self.session.run(
             spec,
+            &(),
             &mut |stream, bytes| match stream {
                 Stream::Stdout => out.extend_from_slice(bytes),
                 Stream::Stderr => err.extend_from_slice(bytes),

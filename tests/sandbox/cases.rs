@@ -243,7 +243,7 @@ fn a_killed_builder_leaves_nothing(_: &str) -> Done {
         let bench = Bench::new()?;
         let spec = bench.spec(&format!("(setsid sleep {mark} &); echo up; sleep {mark}"));
         let cancel = Cancel::new().expect("cancel");
-        let _ = bench.session.run(&spec, &mut |_, _| println!("up"), &cancel);
+        let _ = bench.session.run(&spec, &(), &mut |_, _| println!("up"), &cancel);
         return Ok(());
     }
     drop(Bench::new()?);
@@ -287,6 +287,7 @@ fn cancelling_kills(_: &str) -> Done {
     let start = Instant::now();
     let result = bench.session.run(
         &spec,
+        &(),
         &mut |_, _| {
             seen.store(true, Ordering::SeqCst);
             cancel.cancel();
@@ -295,7 +296,10 @@ fn cancelling_kills(_: &str) -> Done {
     );
     assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
     assert!(seen.load(Ordering::SeqCst) && start.elapsed() < Duration::from_secs(5));
-    assert!(matches!(bench.session.run(&spec, &mut |_, _| {}, &cancel), Err(Error::Cancelled)));
+    assert!(matches!(
+        bench.session.run(&spec, &(), &mut |_, _| {}, &cancel),
+        Err(Error::Cancelled)
+    ));
     Ok(())
 }
 

@@ -70,7 +70,8 @@ fn changes(bench: &Bench, layers: &[(PathBuf, Arc<Toc>)], user: &str, script: &s
 }
 
 fn diff(bench: &Bench, ran: &Ran, tree: &Tree, stubs: &[RootPath]) -> Toc {
-    let options = DiffOptions { owner: (ran.outcome.uid, ran.outcome.gid), stubs, now: 5 };
+    let owned = ran.outcome.owned.as_deref();
+    let options = DiffOptions { owner: (ran.outcome.uid, ran.outcome.gid), stubs, owned, now: 5 };
     let toc = snapshot::diff(&ran.upper, tree, bench.session.id_map(), &options).expect("diff");
     toc.check().expect("a layer that can be laid out");
     toc

@@ -109,6 +109,39 @@ story!(debian_with_packages_for_two_platforms : root user, |env| {
     }
 });
 
+// Packages that make users, give files away and set capabilities, where only one id is mapped.
+story!(packages_with_one_id : single, |env| {
+    let base = cache().join("debian");
+    if !base.join("index.json").exists() {
+        skip("debian", "no base image; scripts/base-images debian makes it");
+        return;
+    }
+    env.dockerfile(
+        "ARG BASE\nFROM ${BASE}\nRUN --mount=type=secret,id=apt-conf,target=/etc/apt/apt.conf.d/99build-machine,mode=0444 \\\n \
+         apt-get -qq update -o APT::Update::Error-Mode=any && apt-get -qq install -y --no-install-recommends nginx-light iputils-ping dbus \\\n \
+         && useradd --create-home --uid 4242 --groups www-data app && install -d -o app -g www-data -m 2750 /srv/app\n",
+    );
+    let base = format!("debianbase=oci-layout://{}:bookworm", base.display());
+    let mut args: Vec<String> =
+        ["--build-arg", "BASE=debianbase", "--build-context", &base].map(str::to_owned).into();
+    args.extend(machine_secrets(env));
+    let layout = env.build(args);
+    let image = layout.only();
+    let group = |name: &str| -> u64 {
+        let groups = image.text("etc/group");
+        let line = groups.lines().find(|line| line.starts_with(&format!("{name}:")));
+        line.and_then(|line| line.split(':').nth(2)?.parse().ok()).expect("the package makes it")
+    };
+    assert_eq!(image.file("etc/shadow").gid, 42, "what useradd copies keeps its group");
+    assert_eq!((image.file("var/log/nginx").uid, image.file("var/log/nginx").gid), (0, group("adm")));
+    let helper = image.file("usr/lib/dbus-1.0/dbus-daemon-launch-helper");
+    assert_eq!((helper.mode, helper.uid, helper.gid), (0o4754, 0, group("messagebus")));
+    assert_eq!(image.file("srv/app").line(), "d2750 4242:33 srv/app");
+    assert_eq!(image.file("home/app/.profile").uid, 4242);
+    assert!(image.file("usr/bin/ping").xattrs.contains_key("security.capability"));
+    assert!(!image.has("etc/apt/apt.conf.d/zz-lapstrake"), "it is there for the step alone");
+});
+
 // For this machine's platform only: emulated, node and rustc take minutes. `scripts/demo packages` builds both.
 story!(packages_of_four_registries : user, |env| {
     let base = cache().join("debian");

@@ -7,7 +7,7 @@ use crate::support::{Who, host_platform};
 const EPOCH: &str = "SOURCE_DATE_EPOCH=1234567890";
 
 fn dockerfile() -> &'static str {
-    "FROM base\nCOPY dir/ /dir/\nADD archive.tar /archive/\nWORKDIR /work/deep\nRUN mkdir /made && seq 1 50000 > /made/numbers && ln /made/numbers /made/hard && chmod 4755 /made/numbers && head -c 3000000 /dev/zero > /made/zeros\nRUN rm /made/hard && touch /made/later\nENV a=b\n"
+    "FROM base\nCOPY dir/ /dir/\nADD archive.tar /archive/\nWORKDIR /work/deep\nRUN mkdir /made && seq 1 50000 > /made/numbers && ln /made/numbers /made/hard && chmod 4755 /made/numbers && head -c 3000000 /dev/zero > /made/zeros && chown 7:8 /made/zeros && ln -s zeros /made/link && chown -h 9:10 /made/link && cp -p /made/zeros /made/copy\nRUN rm /made/hard && touch /made/later\nENV a=b\n"
 }
 
 fn prepare(env: &crate::support::TestEnv) {

@@ -235,6 +235,83 @@ story!(ownership_as_far_as_it_is_mapped : root user, |env| {
     assert_eq!(image.file("home/app/mine").uid, 4242);
 });
 
+/// Gives files away and looks at them, by every way to do either.
+fn hands(env: &TestEnv, platform: &str) {
+    env.dockerfile(
+        r#"FROM base
+COPY --chown=5:6 Dockerfile /copied
+RUN set -e; see() { for f; do stat -c '%n %u:%g' $f; done >>/seen; } \
+ && touch /a /kept && chown 33:44 /a && chown :9 /kept && see /a /kept /copied \
+ && ln -s a /link && chown -h 7:8 /link && see /link && [ "$(stat -L -c %u /link)" = 33 ] \
+ && mkdir -p /d/e && cp -p /a /d/e/a && mv /d/e/a /d/e/b && see /d/e/b \
+ && chown -R 10:11 /d && see /d /d/e /d/e/b \
+ && ln /a /hard && chown 34 /hard && see /a \
+ && mkfifo /pipe && chown 12:13 /pipe && see /pipe \
+ && tar cf /t.tar copied a && mkdir /x && tar xf /t.tar -C /x && rm /t.tar && see /x/copied /x/a \
+ && chown 0:0 /x/a && see /x/a && cd /d && see . ./e e/../e/b \
+ && touch /suid && chmod 6755 /suid && chown 1:1 /suid && ! chown 1 /missing && ! chown 1 /a/a
+RUN set -e; for f in /a /link /d/e/b /x/copied /kept; do stat -c '%n %u:%g' $f; done >/again; chown 50 /copied; mv /link /moved; rm /d/e/b; touch /d/e/b; mv /kept /later; stat -c '%n %u:%g' /d/e/b /later /moved >>/again
+"#,
+    );
+    let image = env.build(["--platform", platform]).only();
+    let seen = image.text("seen");
+    let seen: Vec<&str> = seen.lines().collect();
+    assert_eq!(
+        seen,
+        [
+            "/a 33:44",
+            "/kept 0:9",
+            "/copied 5:6",
+            "/link 7:8",
+            "/d/e/b 33:44",
+            "/d 10:11",
+            "/d/e 10:11",
+            "/d/e/b 10:11",
+            "/a 34:44",
+            "/pipe 12:13",
+            "/x/copied 5:6",
+            "/x/a 34:44",
+            "/x/a 0:0",
+            ". 10:11",
+            "./e 10:11",
+            "e/../e/b 10:11",
+        ]
+    );
+    assert_eq!(
+        image.text("again"),
+        "/a 34:44\n/link 7:8\n/d/e/b 10:11\n/x/copied 5:6\n/kept 0:9\n/d/e/b 0:0\n/later 0:9\n/moved 7:8\n"
+    );
+    for line in [
+        "-0644 34:44 a",
+        "-0644 0:9 later",
+        "-0644 50:6 copied",
+        "l0777 7:8 moved -> a",
+        "d0755 10:11 d",
+        "d0755 10:11 d/e",
+        "-0644 0:0 d/e/b",
+        "p0644 12:13 pipe",
+        "-0644 5:6 x/copied",
+        "-0644 0:0 x/a",
+        "-0755 1:1 suid",
+    ] {
+        let path = line.split(' ').nth(2).expect("kind and mode, owner, path");
+        assert_eq!(image.file(path).line(), line);
+    }
+    for path in ["a", "d", "d/e/b", "copied"] {
+        assert!(image.file(path).xattrs.is_empty(), "{path}");
+    }
+}
+
+// With one id, files are given away all the same, and seen so.
+story!(files_change_hands_with_any_number_of_ids : root user single, |env| {
+    hands(env, host_platform());
+});
+
+story!(files_change_hands_under_emulation : user single, |env| {
+    need_emulation!();
+    hands(env, crate::support::foreign_platform().0);
+});
+
 story!(setuid_programs_work : root user, |env| {
     env.dockerfile(
         "FROM base\nRUN sed -i 's/^root:[^:]*:/root::/' /etc/shadow && cp /bin/busybox /bin/busybox-suid && chmod 4755 /bin/busybox-suid && chmod 644 /etc/shadow\nUSER nobody\nRUN test \"$(/bin/busybox-suid su -c 'id -u')\" = 0\n",

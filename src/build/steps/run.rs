@@ -18,7 +18,7 @@ use crate::layer::toc::KindRef;
 use crate::layer::tree::Tree;
 use crate::layer::{Entry, Kind as EntryKind, LayerId, RootPath};
 use crate::oci::Digest;
-use crate::sandbox::{self, Access, RunSpec, Session};
+use crate::sandbox::{self, Access, FileKind, RunSpec, Session};
 use crate::snapshot::{self, DiffOptions, StubKind, TreeWriter};
 use crate::store::{MountGuard, MountId, Sharing};
 
@@ -30,6 +30,24 @@ use super::{copy_failure, select};
 const TAIL: usize = 16 << 10;
 /// How many of its lines.
 const TAIL_LINES: usize = 20;
+
+/// Owners in an image, for sandboxes whose disk cannot tell.
+pub struct OwnersOf<'a>(pub &'a Tree);
+
+impl sandbox::Owners for OwnersOf<'_> {
+    fn owner(&self, path: &[u8], kind: FileKind) -> Option<(u32, u32)> {
+        let found = self.0.lookup(&RootPath::clean(path))?;
+        let entry = found.target().entry;
+        let same = matches!(
+            (kind, entry.kind),
+            (FileKind::File, KindRef::File { .. })
+                | (FileKind::Dir, KindRef::Dir)
+                | (FileKind::Symlink, KindRef::Symlink(_))
+                | (FileKind::Fifo, KindRef::Fifo)
+        );
+        same.then_some((entry.uid, entry.gid))
+    }
+}
 
 /// Runs one RUN and gives its layer.
 pub fn run(
@@ -68,6 +86,7 @@ pub fn run(
     mounts.standard();
     mounts.ca_certs(run, &below.layers, &tree)?;
     mounts.devices(run)?;
+    mounts.apt(&tree);
     for mount in &run.mounts {
         mounts.add(mount)?;
     }
@@ -113,6 +132,7 @@ pub fn run(
     let outcome = session
         .run(
             &spec,
+            &OwnersOf(&tree),
             &mut |stream, bytes| {
                 keep_tail(&mut tail, bytes);
                 let stream = match stream {
@@ -146,6 +166,7 @@ pub fn run(
     let options = DiffOptions {
         owner: (outcome.uid, outcome.gid),
         stubs: &stubs,
+        owned: outcome.owned.as_deref(),
         now: conductor.build.options.now(),
     };
     let toc = snapshot::diff(&upper, &tree, session.id_map(), &options)
@@ -366,6 +387,19 @@ impl Mounts<'_> {
         }
         for mount in name_files(self.options()) {
             self.push(&mount.target, StubKind::File, mount.kind);
+        }
+    }
+
+    /// Has apt fetch as root where it can become nobody else: it drops its rights to those of `_apt`, and
+    /// ends when it cannot.
+    fn apt(&mut self, tree: &Tree) {
+        const DIRECTORY: &str = "/etc/apt/apt.conf.d";
+        let found = tree.lookup(&RootPath::from(DIRECTORY));
+        if self.session.id_map().is_single() && found.is_some_and(|found| found.is_dir()) {
+            let bytes = b"APT::Sandbox::User \"root\";\n".to_vec();
+            let kind = sandbox::MountKind::File { bytes, mode: 0o644, uid: 0, gid: 0 };
+            // Read last of all.
+            self.push(&format!("{DIRECTORY}/zz-lapstrake"), StubKind::File, kind);
         }
     }
 
