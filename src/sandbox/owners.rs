@@ -21,7 +21,8 @@
 //! # Acting for a process
 //!
 //! A thread of the builder enters the mount namespace and the root of the process that calls, and from there
-//! opens what it names, so that links and `..` lead where they would have led it, and never out of its root.
+//! opens what it names, so that links and `..` lead where they would have led it, and never out of its root. It
+//! stays there for as long as the same process calls, and `chroot` and the like are handed over to end that.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -61,6 +62,8 @@ enum Op {
     Move,
     Moveat,
     SetGroups,
+    /// The process goes to another root or namespace.
+    Leave,
     Stat {
         follow: bool,
     },
@@ -73,7 +76,7 @@ enum Op {
 const TABLE: [(u32, &[(u32, Op)]); 5] = {
     use Op::*;
     /// What 32-bit ABIs have in common.
-    const OLD: [(u32, Op); 10] = [
+    const OLD: [(u32, Op); 11] = [
         (16, Chown { follow: false, narrow: true }),
         (95, Fchown { narrow: true }),
         (182, Chown { follow: true, narrow: true }),
@@ -84,6 +87,7 @@ const TABLE: [(u32, &[(u32, Op)]); 5] = {
         (206, SetGroups),
         (9, Move),
         (38, Move),
+        (61, Leave),
     ];
     const X86_64: &[(u32, Op)] = &[
         (92, Chown { follow: true, narrow: false }),
@@ -91,6 +95,10 @@ const TABLE: [(u32, &[(u32, Op)]); 5] = {
         (94, Chown { follow: false, narrow: false }),
         (260, Fchownat),
         (116, SetGroups),
+        (155, Leave),
+        (161, Leave),
+        (272, Leave),
+        (308, Leave),
         (82, Move),
         (86, Move),
         (264, Moveat),
@@ -113,6 +121,10 @@ const TABLE: [(u32, &[(u32, Op)]); 5] = {
         OLD[7],
         OLD[8],
         OLD[9],
+        OLD[10],
+        (217, Leave),
+        (310, Leave),
+        (346, Leave),
         (298, Fchownat),
         (383, Statx),
         (302, Moveat),
@@ -130,6 +142,10 @@ const TABLE: [(u32, &[(u32, Op)]); 5] = {
         OLD[7],
         OLD[8],
         OLD[9],
+        OLD[10],
+        (218, Leave),
+        (337, Leave),
+        (375, Leave),
         (325, Fchownat),
         (397, Statx),
         (329, Moveat),
@@ -140,6 +156,10 @@ const TABLE: [(u32, &[(u32, Op)]); 5] = {
         (54, Fchownat),
         (55, Fchown { narrow: false }),
         (159, SetGroups),
+        (41, Leave),
+        (51, Leave),
+        (97, Leave),
+        (268, Leave),
         (37, Moveat),
         (38, Moveat),
         (276, Moveat),
@@ -179,15 +199,17 @@ pub(super) fn supervise(
     let upper = dir::open(upper).map_err(fail)?;
     let users = stand_in::number(proc.as_fd(), "self/ns/user").map_err(bare)?;
     stand_in::unshare_root().map_err(bare)?;
+    seccomp::take_turns(listener);
     let owned = HashMap::new();
-    let mut keeper = Keeper { proc, upper, users, mounts: 0, root: None, owners, owned };
+    let mut keeper =
+        Keeper { listener, proc, upper, users, mounts: 0, root: None, seat: None, owners, owned };
     loop {
         match seccomp::wait(listener, stop).map_err(fail)? {
             Event::Nothing => {}
             Event::End => return Ok(keeper.owned.into_values().collect()),
             Event::Call => {
                 let Some(call) = seccomp::receive(listener).map_err(fail)? else { continue };
-                let answer = keeper.answer(listener, &call);
+                let answer = keeper.answer(&call);
                 seccomp::answer(listener, &call, answer).map_err(fail)?;
             }
         }
@@ -195,6 +217,7 @@ pub(super) fn supervise(
 }
 
 struct Keeper<'a> {
+    listener: BorrowedFd<'a>,
     /// The builder's /proc, which shows the processes of the RUN.
     proc: OwnedFd,
     /// Where the RUN's changes go.
@@ -205,9 +228,19 @@ struct Keeper<'a> {
     mounts: u64,
     /// The RUN's root: mount and number.
     root: Option<(u64, u64)>,
+    /// Where this thread is.
+    seat: Option<Seat>,
     owners: &'a dyn Owners,
     /// By number, as it is shown, and time of making.
     owned: HashMap<(u64, (i64, u32)), Owned>,
+}
+
+/// The root of a process, which is this thread's as well.
+struct Seat {
+    pid: u32,
+    dir: OwnedFd,
+    /// Mount and number.
+    root: (u64, u64),
 }
 
 /// Why a call is not answered here: the kernel answers it, or an error does.
@@ -237,44 +270,43 @@ const NO_FOLLOW: u64 = 0x100;
 const EMPTY_PATH: u64 = 0x1000;
 
 impl Keeper<'_> {
-    fn answer(&mut self, listener: BorrowedFd<'_>, call: &Call) -> Answer {
-        match self.act(listener, call) {
+    fn answer(&mut self, call: &Call) -> Answer {
+        match self.act(call) {
             Ok(answer) => answer,
             Err(Pass::On) => Answer::Continue,
             Err(Pass::Fail(errno)) => Answer::Fail(errno),
         }
     }
 
-    fn act(&mut self, listener: BorrowedFd<'_>, call: &Call) -> Result<Answer, Pass> {
+    fn act(&mut self, call: &Call) -> Result<Answer, Pass> {
         let op = TABLE
             .iter()
             .find(|(abi, _)| *abi == call.abi)
             .and_then(|(_, calls)| calls.iter().find(|(number, _)| *number == call.number))
             .ok_or(Pass::On)?
             .1;
-        let pid = call.pid;
-        // In a user namespace of its own, ids are others.
-        if stand_in::number(self.proc.as_fd(), &format!("{pid}/ns/user"))? != self.users {
+        if op == Op::Leave {
+            self.seat = None;
             return Err(Pass::On);
         }
+        self.sit(call.pid)?;
         let arg = |n: usize| call.args[n];
-        let target = |this: &mut Self, base: i32, path: u64, flags: u64| {
-            this.open(listener, call, base, path, flags)
-        };
+        let target =
+            |this: &mut Self, base: i32, path: u64, flags: u64| this.open(call, base, path, flags);
         let follow = |follow: bool| if follow { 0 } else { NO_FOLLOW };
         match op {
-            Op::SetGroups => Ok(Answer::Done),
+            Op::SetGroups | Op::Leave => Ok(Answer::Done),
             Op::Chown { follow: links, narrow } => {
                 let target = target(self, CWD, arg(0), follow(links))?;
-                self.chown(&target, id(arg(1), narrow), id(arg(2), narrow))
+                self.chown(call, &target, id(arg(1), narrow), id(arg(2), narrow))
             }
             Op::Fchown { narrow } => {
                 let target = target(self, arg(0) as i32, 0, EMPTY_PATH)?;
-                self.chown(&target, id(arg(1), narrow), id(arg(2), narrow))
+                self.chown(call, &target, id(arg(1), narrow), id(arg(2), narrow))
             }
             Op::Fchownat => {
                 let target = target(self, arg(0) as i32, arg(1), arg(4))?;
-                self.chown(&target, id(arg(2), false), id(arg(3), false))
+                self.chown(call, &target, id(arg(2), false), id(arg(3), false))
             }
             Op::Move | Op::Moveat => {
                 let (base, path) = match op {
@@ -282,6 +314,7 @@ impl Keeper<'_> {
                     _ => (arg(0) as i32, arg(1)),
                 };
                 let target = target(self, base, path, NO_FOLLOW)?;
+                self.check(call)?;
                 self.keep(&target)?;
                 Err(Pass::On)
             }
@@ -304,56 +337,70 @@ impl Keeper<'_> {
         }
     }
 
+    /// Goes to the root of a process.
+    fn sit(&mut self, pid: u32) -> Result<(), Pass> {
+        if self.seat.as_ref().is_some_and(|seat| seat.pid == pid) {
+            return Ok(());
+        }
+        let proc = self.proc.as_fd();
+        // In a user namespace of its own, ids are others.
+        if stand_in::number(proc, &format!("{pid}/ns/user"))? != self.users {
+            return Err(Pass::On);
+        }
+        self.seat = None;
+        let dir = stand_in::open(proc, format!("{pid}/root").as_bytes(), true)?;
+        let mounts = format!("{pid}/ns/mnt");
+        let number = stand_in::number(proc, &mounts)?;
+        if number != self.mounts {
+            let namespace = stand_in::open_namespace(proc, &mounts)?;
+            stand_in::enter_mounts(namespace.as_fd())?;
+            self.mounts = number;
+        }
+        stand_in::enter_root(dir.as_fd())?;
+        // What is read by name is in /proc; all else is opened from somewhere.
+        stand_in::enter(proc)?;
+        let root = stand_in::identity(dir.as_fd())?;
+        self.seat = Some(Seat { pid, dir, root: (root.mount, root.ino) });
+        Ok(())
+    }
+
+    /// Makes sure that what was learnt is of the process that waits, not of one that got its number.
+    fn check(&self, call: &Call) -> Result<(), Pass> {
+        match seccomp::still_waits(self.listener, call) {
+            true => Ok(()),
+            false => Err(Pass::On),
+        }
+    }
+
     /// Opens what a process names, seen from where it is. `path` is an address in its memory, 0 for none.
-    fn open(
-        &mut self,
-        listener: BorrowedFd<'_>,
-        call: &Call,
-        base: i32,
-        path: u64,
-        flags: u64,
-    ) -> Result<Target, Pass> {
-        let pid = call.pid;
+    fn open(&mut self, call: &Call, base: i32, path: u64, flags: u64) -> Result<Target, Pass> {
         let path = match path {
             0 => Vec::new(),
-            address => stand_in::read_text(pid, address)?,
+            address => stand_in::read_text(call.pid, address)?,
         };
         if path.is_empty() && flags & EMPTY_PATH == 0 {
             return Err(Pass::On);
         }
-        let from = |what: &str| {
-            stand_in::open(self.proc.as_fd(), format!("{pid}/{what}").as_bytes(), true)
+        let from = |what: String| {
+            stand_in::open(self.proc.as_fd(), format!("{}/{what}", call.pid).as_bytes(), true)
         };
-        let root = from("root")?;
         let base = match base {
             _ if path.first() == Some(&b'/') => None,
-            CWD => Some(from("cwd")?),
-            number => Some(from(&format!("fd/{number}"))?),
+            CWD => Some(from("cwd".to_owned())?),
+            number => Some(from(format!("fd/{number}"))?),
         };
-        let mounts = format!("{pid}/ns/mnt");
-        let number = stand_in::number(self.proc.as_fd(), &mounts)?;
-        // Whatever was opened is of this process, if it still waits.
-        if !seccomp::still_waits(listener, call) {
-            return Err(Pass::On);
-        }
-        if number != self.mounts {
-            let namespace = stand_in::open_namespace(self.proc.as_fd(), &mounts)?;
-            stand_in::enter_mounts(namespace.as_fd())?;
-            self.mounts = number;
-        }
-        stand_in::enter_root(root.as_fd())?;
+        let seat = self.seat.as_ref().ok_or(Pass::On)?;
         let fd = match base {
             Some(base) if path.is_empty() => base,
             base => {
-                let base = base.as_ref().map_or(root.as_fd(), AsFd::as_fd);
+                let base = base.as_ref().map_or(seat.dir.as_fd(), AsFd::as_fd);
                 stand_in::open(base, &path, flags & NO_FOLLOW == 0)?
             }
         };
         let identity = stand_in::identity(fd.as_fd())?;
-        let root = stand_in::identity(root.as_fd())?;
-        let root = (root.mount, root.ino);
         // The first process that calls is in the RUN's root; others may go into one of their own.
-        let in_image = *self.root.get_or_insert(root) == root && identity.mount == root.0;
+        let in_image =
+            *self.root.get_or_insert(seat.root) == seat.root && identity.mount == seat.root.0;
         Ok(Target { fd, identity, in_image })
     }
 
@@ -388,10 +435,7 @@ impl Keeper<'_> {
             return Ok(false);
         }
         match stand_in::open(self.upper.as_fd(), path, false) {
-            Ok(fd) => {
-                stand_in::enter(self.proc.as_fd())?;
-                Ok(stand_in::get_attribute(&own(&fd), ORIGIN_XATTR)?.is_none())
-            }
+            Ok(fd) => Ok(stand_in::get_attribute(&own(&fd), ORIGIN_XATTR)?.is_none()),
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
             Err(errno) => Err(errno.into()),
         }
@@ -416,7 +460,6 @@ impl Keeper<'_> {
         if !has_attributes(target.identity.kind) {
             return Ok(None);
         }
-        stand_in::enter(self.proc.as_fd())?;
         let value = stand_in::get_attribute(&own(&target.fd), OWNER_XATTR)?;
         Ok(value.as_deref().and_then(parse_owner))
     }
@@ -428,11 +471,13 @@ impl Keeper<'_> {
 
     fn chown(
         &mut self,
+        call: &Call,
         target: &Target,
         uid: Option<u32>,
         gid: Option<u32>,
     ) -> Result<Answer, Pass> {
         let old = self.owner(target)?;
+        self.check(call)?;
         // Copies up what is in a lower layer, and takes away setuid bits and capabilities.
         stand_in::chown(target.fd.as_fd(), uid.map(|_| 0), gid.map(|_| 0)).map_err(Pass::Fail)?;
         self.note(target, uid.unwrap_or(old.0), gid.unwrap_or(old.1))?;
@@ -442,7 +487,6 @@ impl Keeper<'_> {
     /// Notes an owner.
     fn note(&mut self, target: &Target, uid: u32, gid: u32) -> Result<(), Pass> {
         if has_attributes(target.identity.kind) {
-            stand_in::enter(self.proc.as_fd())?;
             let value = format!("{uid}:{gid}");
             match stand_in::set_attribute(&own(&target.fd), OWNER_XATTR, value.as_bytes()) {
                 // Not on a file system of the image: nothing that a layer could hold.
@@ -478,6 +522,7 @@ impl Keeper<'_> {
             None => RawStat::of(fd)?,
         };
         stat.set_ids(uid, gid);
+        self.check(call)?;
         stand_in::write_memory(call.pid, address, &stat.bytes).map_err(Pass::Fail)?;
         Ok(Answer::Done)
     }

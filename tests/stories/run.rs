@@ -249,7 +249,9 @@ RUN set -e; see() { for f; do stat -c '%n %u:%g' $f; done >>/seen; } \
  && mkfifo /pipe && chown 12:13 /pipe && see /pipe \
  && tar cf /t.tar copied a && mkdir /x && tar xf /t.tar -C /x && rm /t.tar && see /x/copied /x/a \
  && chown 0:0 /x/a && see /x/a && cd /d && see . ./e e/../e/b \
- && touch /suid && chmod 6755 /suid && chown 1:1 /suid && ! chown 1 /missing && ! chown 1 /a/a
+ && touch /suid && chmod 6755 /suid && chown 1:1 /suid && ! chown 1 /missing && ! chown 1 /a/a \
+ && mkdir -p /r/bin && cp /bin/busybox /r/bin/busybox && touch /r/f /r/copied && chroot /r /bin/busybox chown 5:7 /f && see /r/f \
+ && [ "$(chroot /r /bin/busybox stat -c %u:%g /copied /f | tr '\n' ' ')" = "0:0 5:7 " ]
 RUN set -e; for f in /a /link /d/e/b /x/copied /kept; do stat -c '%n %u:%g' $f; done >/again; chown 50 /copied; mv /link /moved; rm /d/e/b; touch /d/e/b; mv /kept /later; stat -c '%n %u:%g' /d/e/b /later /moved >>/again
 "#,
     );
@@ -275,6 +277,7 @@ RUN set -e; for f in /a /link /d/e/b /x/copied /kept; do stat -c '%n %u:%g' $f; 
             ". 10:11",
             "./e 10:11",
             "e/../e/b 10:11",
+            "/r/f 5:7",
         ]
     );
     assert_eq!(
