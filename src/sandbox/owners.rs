@@ -72,10 +72,13 @@ enum Op {
     Statx,
 }
 
-/// The calls of each ABI, by number, in two parts.
-const TABLE: [(u32, [&[(u32, Op)]; 2]); 5] = {
+/// Calls by number.
+type Numbers = &'static [(u32, Op)];
+
+/// The calls of each ABI, in two parts.
+const TABLE: [(u32, [Numbers; 2]); 5] = {
     use Op::*;
-    const X86_64: &[(u32, Op)] = &[
+    const X86_64: Numbers = &[
         (92, Chown { follow: true, narrow: false }),
         (93, Fchown { narrow: false }),
         (94, Chown { follow: false, narrow: false }),
@@ -97,7 +100,7 @@ const TABLE: [(u32, [&[(u32, Op)]; 2]); 5] = {
         (332, Statx),
     ];
     /// Of 64-bit ABIs that are younger (asm-generic/unistd.h).
-    const GENERIC: &[(u32, Op)] = &[
+    const GENERIC: Numbers = &[
         (54, Fchownat),
         (55, Fchown { narrow: false }),
         (159, SetGroups),
@@ -113,7 +116,7 @@ const TABLE: [(u32, [&[(u32, Op)]; 2]); 5] = {
         (291, Statx),
     ];
     /// Of 32-bit x86 and ARM.
-    const OLD: &[(u32, Op)] = &[
+    const OLD: Numbers = &[
         (16, Chown { follow: false, narrow: true }),
         (95, Fchown { narrow: true }),
         (182, Chown { follow: true, narrow: true }),
@@ -126,7 +129,7 @@ const TABLE: [(u32, [&[(u32, Op)]; 2]); 5] = {
         (38, Move),
         (61, Leave),
     ];
-    const I386: &[(u32, Op)] = &[
+    const I386: Numbers = &[
         (217, Leave),
         (310, Leave),
         (346, Leave),
@@ -136,7 +139,7 @@ const TABLE: [(u32, [&[(u32, Op)]; 2]); 5] = {
         (303, Moveat),
         (353, Moveat),
     ];
-    const ARM: &[(u32, Op)] = &[
+    const ARM: Numbers = &[
         (218, Leave),
         (337, Leave),
         (375, Leave),
