@@ -119,13 +119,18 @@ fn work(root: &Path, task: &str, seed: u64) -> Result<(), Error> {
         }
         "some" => (0..15).try_for_each(|round| one_build(root, seed + round, "app")),
         "old" => (0..15).try_for_each(|round| {
-            one_build(root, seed + round, &format!("w{seed}"))?;
+            {
+                let _beside = gate(root, Gate::Beside);
+                one_build(root, seed + round, &format!("w{seed}"))?;
+            }
             // Makes the pruner want it.
+            let _alone = gate(root, Gate::Alone);
             age(root);
             Ok(())
         }),
         "prune" => {
             for _ in 0..25 {
+                let _beside = gate(root, Gate::Beside);
                 let store = Store::open(root)?;
                 let pruned = prune(&store, &PruneOptions::default())?;
                 assert!(pruned.failed.is_empty(), "{:?}", pruned.failed);
@@ -147,6 +152,30 @@ fn one_build(root: &Path, seed: u64, name: &str) -> Result<(), Error> {
     }
     let layers = [seed % KEYS, (seed * 7 + 3) % KEYS];
     image(&store, &format!("docker.io/library/{name}:{}", seed % 3), layers)
+}
+
+/// Builds and prunes run beside each other; time is turned back only between them, as it never is
+/// while they work: a pruner relies on what was used during its work being fresh.
+enum Gate {
+    Beside,
+    Alone,
+}
+
+/// Passes the gate of the workers of one store, until the file is dropped.
+fn gate(root: &Path, who: Gate) -> File {
+    let lock = |name: &str| {
+        let path = root.with_file_name(name);
+        File::options().read(true).write(true).create(true).truncate(false).open(path).unwrap()
+    };
+    // Whoever wants to be alone holds the turnstile while it waits, so that it is not starved.
+    let turnstile = lock("turnstile");
+    turnstile.lock().unwrap();
+    let gate = lock("gate");
+    match who {
+        Gate::Beside => gate.lock_shared().unwrap(),
+        Gate::Alone => gate.lock().unwrap(),
+    }
+    gate
 }
 
 /// Makes everything look as if it was last used ten days ago.

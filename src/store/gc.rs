@@ -34,8 +34,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::lock::{self, Mode};
-use super::mount::MountId;
+use super::mount::{self, MountId};
 use super::pack::Packs;
 use super::{IoContext, Result, Store, Trees, age, mark, record, remote, remove};
 use crate::layer::LayerId;
@@ -276,40 +275,29 @@ fn remove_item(
                 }
             }
             for tree in &layer.trees {
-                let buried = Trees::retire(store, tree, cut).and_then(|grave| match grave {
-                    Some(grave) => remove::tree(&grave).at("remove", &grave),
-                    None => Ok(()),
-                });
-                note(pruned, tree, buried);
+                remove_retired(pruned, tree, Trees::retire(store, tree, cut));
             }
             true
         }
         Item::Mount(instance) => {
-            // In use: leave it. The guard keeps others from taking it until it is moved away.
-            let Ok(Some(_guard)) = lock::acquire(&instance.join("lock"), Mode::Exclusive) else {
-                return false;
-            };
-            bury(store, instance, pruned);
+            remove_retired(pruned, instance, mount::retire(store, instance, cut));
             !instance.exists()
         }
         Item::Remote(dir) => {
-            let buried = remote::retire(store, dir, cut).and_then(|grave| match grave {
-                Some(grave) => remove::tree(&grave).at("remove", &grave),
-                None => Ok(()),
-            });
-            note(pruned, dir, buried);
+            remove_retired(pruned, dir, remote::retire(store, dir, cut));
             !dir.exists()
         }
     }
 }
 
-/// Moves a directory away, so that it is gone for everybody at once, and removes it there.
-fn bury(store: &Store, dir: &Path, pruned: &mut Pruned) {
-    let buried = store.tmp().unique("grave").and_then(|grave| {
-        fs::rename(dir, &grave).at("move away", dir)?;
-        remove::tree(&grave).at("remove", &grave)
+/// Removes a directory that was moved away, and so is gone for everybody at once; None when it is in
+/// use.
+fn remove_retired(pruned: &mut Pruned, dir: &Path, grave: Result<Option<PathBuf>>) {
+    let removed = grave.and_then(|grave| match grave {
+        Some(grave) => remove::tree(&grave).at("remove", &grave),
+        None => Ok(()),
     });
-    note(pruned, dir, buried);
+    note(pruned, dir, removed);
 }
 
 fn note(pruned: &mut Pruned, path: &Path, result: Result<()>) {
@@ -433,8 +421,7 @@ fn layers(store: &Store, stock: &mut Inventory) -> Result<Vec<(Layer, SystemTime
 fn mounts(store: &Store, stock: &mut Inventory) -> Result<()> {
     for identity in subdirs(&store.path("mounts"))? {
         for instance in subdirs(&identity)? {
-            let about = instance.join("about.json");
-            let used = fs::metadata(&about).map_or(SystemTime::UNIX_EPOCH, |meta| used(&meta));
+            let used = mount::used(&instance);
             let bytes = disk_usage(&instance);
             stock.candidates.push(Candidate { used, bytes, item: Item::Mount(instance) });
         }
@@ -461,7 +448,7 @@ pub fn mount_usage(store: &Store) -> Result<Vec<MountUsage>> {
     mounts(store, &mut stock)?;
     let mounts = stock.candidates.into_iter().filter_map(|candidate| match candidate.item {
         Item::Mount(path) => Some(MountUsage {
-            id: record::peek(&path.join("about.json")),
+            id: record::peek(&path.join(mount::ABOUT)),
             path,
             bytes: candidate.bytes,
             used: candidate.used,

@@ -6,13 +6,18 @@
 //! cache. Only [`Sharing::Private`] ever makes an instance beside number 0.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
 use super::lock::{self, Guard, Mode};
-use super::{IoContext, Result, Store, record};
+use super::{Error, IoContext, Result, Store, record};
 use crate::oci::Digest;
+
+/// Tells whose an instance is; its modification time says when it was last taken.
+pub(super) const ABOUT: &str = "about.json";
 
 /// How RUNs that use the same cache at the same time get on (`sharing=`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +81,7 @@ impl<'s> Mounts<'s> {
             Sharing::Locked => self.first(&dir, &what, Mode::Exclusive, cancelled)?,
             Sharing::Private => any_free(&dir)?,
         };
-        record::write(self.store, &instance.join("about.json"), id)?;
+        record::write(self.store, &instance.join(ABOUT), id)?;
         let ready = instance.join("ready");
         let mut initialising = None;
         if !ready.exists() {
@@ -113,10 +118,55 @@ fn any_free(dir: &Path) -> Result<(PathBuf, Guard)> {
     }
 }
 
+/// Takes an instance, and makes it when it is not there. None when others use it.
 fn try_instance(instance: &Path, mode: Mode) -> Result<Option<Guard>> {
     let data = instance.join("data");
-    fs::create_dir_all(&data).at("create", &data)?;
-    lock::acquire(&instance.join("lock"), mode)
+    let mut tries = 0;
+    loop {
+        let taken = fs::create_dir_all(&data)
+            .at("create", &data)
+            .and_then(|()| lock::acquire(&instance.join("lock"), mode));
+        match taken {
+            // A pruner moved the instance away under our hands. It works through what it listed
+            // once, so this ends soon; the limit is for a file system that lies.
+            // (The second kind: it vanished while its directories were being made.)
+            Err(Error::Io { source, .. })
+                if matches!(
+                    source.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists
+                ) && tries < 1000 =>
+            {
+                tries += 1;
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Moves an instance away, unless somebody holds it or took it at or after `cut`. Gives where it
+/// lies now, to be removed.
+pub(super) fn retire(store: &Store, instance: &Path, cut: SystemTime) -> Result<Option<PathBuf>> {
+    let taken = match lock::acquire(&instance.join("lock"), Mode::Exclusive) {
+        // Another pruner was first.
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => None,
+        other => other?,
+    };
+    // Nobody takes it while this is held, and whoever waits for it sees that it has no name.
+    let Some(_guard) = taken else { return Ok(None) };
+    if used(instance) >= cut {
+        return Ok(None);
+    }
+    let grave = store.tmp().unique("grave")?;
+    fs::rename(instance, &grave).at("move away", instance)?;
+    Ok(Some(grave))
+}
+
+/// Gives when an instance was last taken. One that is being made has no description yet.
+pub(super) fn used(instance: &Path) -> SystemTime {
+    fs::metadata(instance.join(ABOUT))
+        .or_else(|_| fs::metadata(instance))
+        .and_then(|meta| meta.modified())
+        .unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 impl MountGuard {
@@ -143,7 +193,7 @@ impl MountGuard {
 mod tests {
     use super::super::tests::scratch;
     use super::*;
-    use crate::store::Error;
+    use crate::store::{PruneOptions, prune};
 
     fn id(id: &str, uid: u32) -> MountId {
         MountId { id: id.into(), uid, gid: 0, mode: 0o755, variant: String::new() }
@@ -206,5 +256,38 @@ mod tests {
         assert!(second.is_new());
         second.set_ready().unwrap();
         assert!(!store.mounts().acquire(&cache, Sharing::Shared, &|| true).unwrap().is_new());
+    }
+
+    #[test]
+    fn caches_are_taken_while_a_pruner_takes_them_away() {
+        let (_dir, store) = scratch();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                    let pruned = prune(&store, &PruneOptions::default()).unwrap();
+                    assert!(pruned.failed.is_empty(), "{pruned:?}");
+                }
+            });
+            let takers = [Sharing::Shared, Sharing::Locked, Sharing::Private].map(|sharing| {
+                let store = &store;
+                scope.spawn(move || {
+                    for round in 0..400 {
+                        let cache = id(&format!("{sharing:?}"), round % 2);
+                        let mut guard = store.mounts().acquire(&cache, sharing, &|| false)?;
+                        if guard.is_new() {
+                            guard.set_ready()?;
+                        }
+                        fs::write(guard.path().join("f"), "x").at("write", guard.path())?;
+                    }
+                    Ok::<_, Error>(())
+                })
+            });
+            let results = takers.map(|taker| taker.join());
+            done.store(true, std::sync::atomic::Ordering::SeqCst);
+            for result in results {
+                result.unwrap().unwrap();
+            }
+        });
     }
 }

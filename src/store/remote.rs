@@ -17,6 +17,9 @@ use crate::oci::Digest;
 /// The record's name in the directory.
 pub(super) const ABOUT: &str = "about.json";
 
+/// The lock on changes of the directory of directories.
+const LOCK: &str = "remotes";
+
 /// What is known of something that was fetched.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RemoteRecord {
@@ -74,7 +77,7 @@ impl<'s> Remotes<'s> {
         fs::create_dir_all(&parent).at("create", &parent)?;
         record::write(self.store, &staged.path().join(ABOUT), about)?;
         let dir = self.path(key);
-        let _lock = self.store.locks().short("remotes")?;
+        let _lock = self.store.locks().short(LOCK)?;
         if dir.exists() {
             tmp::bury(self.store, &dir)?;
         }
@@ -104,6 +107,8 @@ pub(super) fn retire(
     dir: &Path,
     cut: std::time::SystemTime,
 ) -> Result<Option<PathBuf>> {
+    // Else a new one might come to its place in between, and be moved away instead.
+    let _lock = store.locks().short(LOCK)?;
     let about = dir.join(ABOUT);
     if !age::retire(&about, cut).at("remove", &about)? {
         return Ok(None);

@@ -3,7 +3,8 @@
 //! A RUN can leave anything: directories without permissions (overlayfs leaves one too), a hundred
 //! thousand levels, paths longer than the kernel takes. So directories are given permissions when
 //! they lack them, and what lies too deep is first moved up. Symbolic links are removed, never
-//! followed. Nobody else may change the tree meanwhile: it lies in `tmp/`, or is about to.
+//! followed. The tree lies in `tmp/`, or is about to, so nobody else comes to it meanwhile; but who was
+//! in the middle of creating a file there when it was moved away may still create that one.
 
 use std::fs;
 use std::io;
@@ -15,6 +16,9 @@ const DEEPEST: usize = 64;
 
 /// How long a path may get before directories are moved up. PATH_MAX is 4096, a name at most 255.
 const LONGEST: usize = 3000;
+
+/// How often a directory is emptied again into which something came late.
+const LATE: u32 = 100;
 
 /// Removes a file or a directory with all that it holds; nothing there is a success. What cannot be
 /// removed stays, the rest goes; the first failure is given.
@@ -28,17 +32,23 @@ pub(super) fn tree(path: &Path) -> io::Result<()> {
         return fs::remove_file(path);
     }
     let mut removal = Removal { root: path, moved: 0, failed: None };
+    let mut late = 0;
     loop {
         let before = removal.moved;
         removal.clear(path, 0);
         // Directories that were moved up are in the root now.
-        if removal.moved == before {
-            break;
+        if removal.moved != before {
+            continue;
         }
-    }
-    match removal.failed {
-        None => fs::remove_dir(path),
-        Some(error) => Err(error),
+        if let Some(error) = removal.failed {
+            return Err(error);
+        }
+        match fs::remove_dir(path) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && late < LATE => {
+                late += 1;
+            }
+            other => return other,
+        }
     }
 }
 
