@@ -58,7 +58,7 @@ pub fn run(args: &DoctorArgs, env: &Environment) -> Result<()> {
         let summary = match report.rung {
             Some(Rung::Userns) => "userns: RUN in a user namespace with a full range of ids",
             Some(Rung::UsernsSingle) => {
-                "userns-single: RUN in a user namespace with one id; programs can't change owners"
+                "userns-single: RUN in a user namespace with one id; no program can become another user"
             }
             Some(Rung::Root) => "root: RUN as root in mount and pid namespaces",
             None => "none: Dockerfiles without RUN build, RUN does not",

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::emulation::Registry;
 use super::session::{enter_namespaces, program_to_run};
-use super::{CHILD_ARG0, Error, Isolation, Options, Rung};
+use super::{CHILD_ARG0, Error, Isolation, Options, Rung, owners};
 use crate::sys::cred::{self, Namespaces};
 use crate::sys::mount::{self, Attrs, Fs};
 use crate::sys::process::{self, Spawn};
@@ -172,8 +172,8 @@ fn try_all(question: &Question) -> HostReport {
                 (Rung::UsernsSingle, Some(short)) => checks.push(Check::failed(
                     "range of user ids",
                     short.reason,
-                    "programs in RUN cannot become other users (su, apt's download user, chown); \
-                     what layers say of owners is right all the same",
+                    "programs in RUN cannot become other users (su); files can change hands all the \
+                     same, see below",
                     &short.hint,
                 )),
                 (Rung::UsernsSingle, None) => {}
@@ -193,6 +193,9 @@ fn try_all(question: &Question) -> HostReport {
     };
     let overlay = try_mounts(question, &mut checks);
     let isolated = try_pid_namespace(&mut checks);
+    if rung == Rung::UsernsSingle {
+        try_owners(&mut checks);
+    }
     try_network(&mut checks);
     if rung != Rung::Root {
         try_binfmt(&mut checks);
@@ -285,6 +288,33 @@ fn try_pid_namespace(checks: &mut Vec<Check>) -> bool {
             false
         }
     }
+}
+
+/// Tries to be asked about the owners of files, which stands in for ids that are not mapped.
+fn try_owners(checks: &mut Vec<Check>) {
+    const NAME: &str = "owners of files";
+    let done = process::fork(Namespaces::NONE, || match owners::listen() {
+        Ok(_) => 0,
+        // All that Linux knows fit (133 is the last).
+        Err(error) => u8::try_from(error.errno.raw_os_error()).unwrap_or(u8::MAX),
+    })
+    .and_then(|child| child.wait());
+    let reason = match done {
+        Ok(ended) if ended.code == Some(0) => {
+            return checks.push(Check::ok(NAME, "are kept for RUN: chown works with one id"));
+        }
+        Ok(ended) => match ended.code {
+            Some(code) => std::io::Error::from_raw_os_error(code).to_string(),
+            None => "the attempt was killed".to_owned(),
+        },
+        Err(error) => error.one_line(),
+    };
+    checks.push(Check::failed(
+        NAME,
+        format!("calls about them cannot be listened to: {reason}"),
+        "chown in RUN fails, so packages that give files away do not install; COPY --chown works",
+        "use Linux 5.8 or later; in a container, start it with --security-opt seccomp=unconfined",
+    ));
 }
 
 fn try_network(checks: &mut Vec<Check>) {

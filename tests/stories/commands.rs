@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::support::layout::Layout;
+use crate::support::seccomp::forbid_listeners;
 use crate::support::{Who, cache};
 
 story!(images_tag_and_rmi : root user single, |env| {
@@ -72,7 +73,33 @@ story!(doctor_tells_the_rung : root user single, |env| {
     assert!(text.contains(rung), "{text}");
     if env.who() == Who::Single {
         assert!(text.contains("subuid"), "what is missing, and what to run for it: {text}");
+        assert!(text.contains("ok    owners of files"), "{text}");
+    } else {
+        assert!(!text.contains("owners of files"), "ids are mapped: {text}");
     }
+});
+
+// Below a supervisor of its own, for one.
+story!(without_a_listener_the_price_is_told : single, |env| {
+    let mut doctor = env.lapstrake(["doctor"]);
+    forbid_listeners(doctor.command_mut());
+    let output = doctor.ok();
+    for part in ["FAIL  owners of files", "busy", "costs: chown in RUN fails", "run:   use Linux 5.8"] {
+        assert!(output.stdout.contains(part), "{part}\n{}", output.stdout);
+    }
+    env.dockerfile("FROM base\nRUN echo x > /x\nCOPY --chown=5:6 Dockerfile /y\n");
+    let out = env.path("out");
+    let mut build = env.build_command(["-o"]).args([out.as_os_str()]);
+    forbid_listeners(build.command_mut());
+    build.ok();
+    assert_eq!(Layout::open(&out).only().file("y").line(), "-0644 5:6 y");
+    env.dockerfile("FROM base\nRUN touch /x && chown 5:6 /x\n");
+    let mut build = env.build_command(["-o"]).args([out.as_os_str()]);
+    forbid_listeners(build.command_mut());
+    let output = build.output();
+    assert_eq!(output.code, Some(1), "{}", output.stderr);
+    output.says("Invalid argument");
+    output.says("subuid");
 });
 
 story!(help_and_version : user, |env| {

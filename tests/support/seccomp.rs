@@ -57,9 +57,30 @@ fn filter() -> Vec<libc::sock_filter> {
     program
 }
 
+/// A filter below which no listener can be had, as below another one.
+fn deaf() -> Vec<libc::sock_filter> {
+    vec![
+        statement(LD_W_ABS, 0),
+        jump(JMP_JEQ_K, libc::SYS_seccomp as u32, 0, 3),
+        // The flags are the second argument.
+        statement(LD_W_ABS, 24),
+        jump(JMP_JSET_K, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u32, 0, 1),
+        statement(RET_K, RET_ERRNO | libc::EBUSY as u32),
+        statement(RET_K, RET_ALLOW),
+    ]
+}
+
 /// Makes the command die by SIGSYS at the first unshare, setns, mount, chroot or clone of a namespace.
 pub fn forbid_namespaces(command: &mut Command) {
-    let mut program = filter();
+    install_filter(command, filter());
+}
+
+/// Has every attempt of the command to listen to system calls fail.
+pub fn forbid_listeners(command: &mut Command) {
+    install_filter(command, deaf());
+}
+
+fn install_filter(command: &mut Command, mut program: Vec<libc::sock_filter>) {
     let install = move || {
         let header = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
         // SAFETY: both calls only read their arguments, which live on this frame; they are async-signal-safe.
