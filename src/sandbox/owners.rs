@@ -380,7 +380,11 @@ impl Keeper<'_> {
             Some(base) if path.is_empty() => base,
             base => {
                 let base = base.as_ref().map_or(seat.dir.as_fd(), AsFd::as_fd);
-                stand_in::open(base, &path, flags & NO_FOLLOW == 0)?
+                let follow = flags & NO_FOLLOW == 0;
+                match stand_in::open(base, &path, follow) {
+                    Err(Errno::NOENT) if follow => self.open_of_itself(call.pid, base, path)?,
+                    opened => opened?,
+                }
             }
         };
         let identity = stand_in::identity(fd.as_fd())?;
@@ -388,6 +392,31 @@ impl Keeper<'_> {
         let in_image =
             *self.root.get_or_insert(seat.root) == seat.root && identity.mount == seat.root.0;
         Ok(Target { fd, identity, in_image })
+    }
+
+    /// Opens what leads into `/proc/self`, such as /dev/stdout, which to this thread is nothing: it is in
+    /// no pid namespace that this /proc knows. ENOENT for anything else.
+    fn open_of_itself(
+        &self,
+        pid: u32,
+        base: BorrowedFd<'_>,
+        mut path: Vec<u8>,
+    ) -> Result<OwnedFd, Pass> {
+        for _ in 0..MOST_LINKS {
+            if let Some(rest) = in_proc_self(&path) {
+                let path = [format!("{pid}/").as_bytes(), &rest].concat();
+                return Ok(stand_in::open(self.proc.as_fd(), &path, true)?);
+            }
+            let link = stand_in::open(base, &path, false)?;
+            if stand_in::identity(link.as_fd())?.kind != FileKind::Symlink {
+                break;
+            }
+            path = stand_in::readlink(link.as_fd(), b"")?;
+            if path.first() != Some(&b'/') {
+                break;
+            }
+        }
+        Err(Errno::NOENT.into())
     }
 
     /// Gives the owner of a file as the RUN is to see it.
@@ -523,6 +552,17 @@ fn id(argument: u64, narrow: bool) -> Option<u32> {
         true => (id as u16 != u16::MAX).then_some(id & 0xffff),
         false => (id != u32::MAX).then_some(id),
     }
+}
+
+/// Symbolic links that are followed into `/proc/self`: /dev/stdout, and a log that leads to it.
+const MOST_LINKS: usize = 4;
+
+/// Gives what a path names in the directory of the process itself.
+fn in_proc_self(path: &[u8]) -> Option<Vec<u8>> {
+    if let Some(rest) = path.strip_prefix(b"/proc/self/") {
+        return Some(rest.to_vec());
+    }
+    path.strip_prefix(b"/dev/fd/").map(|rest| [b"fd/", rest].concat())
 }
 
 /// Only files and directories have attributes of users (xattr(7)).

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::support::image::{Tar, busybox_with};
+use crate::support::layout::Layout;
 use crate::support::{TestEnv, host_platform};
 
 /// Builds on busybox with an additional layer and config.
@@ -313,6 +314,18 @@ story!(files_change_hands_with_any_number_of_ids : root user single, |env| {
 story!(files_change_hands_under_emulation : user single, |env| {
     need_emulation!();
     hands(env, crate::support::foreign_platform().0);
+});
+
+// As images do that give their log, a link to it, to the server's user.
+story!(output_of_a_run_changes_hands : root user single, |env| {
+    env.dockerfile(
+        "FROM base\nRUN ln -s /dev/stdout /log && chown 101:102 /log && chown 101 /dev/stderr /dev/fd/1 /proc/self/fd/2 && chown -h 7:8 /log && echo fine\nRUN ! chown 5 /proc/self/nothing && ln -s /proc/self/none /x && ! chown 5 /x\n",
+    );
+    let out = env.path("out");
+    env.build_command(["-o"]).args([out.as_os_str()]).ok().says("fine");
+    let image = Layout::open(&out).only();
+    assert_eq!(image.file("log").line(), "l0777 7:8 log -> /dev/stdout");
+    assert_eq!(image.file("x").line(), "l0777 0:0 x -> /proc/self/none");
 });
 
 story!(setuid_programs_work : root user, |env| {

@@ -337,7 +337,7 @@ mod tests {
     fn a_lease_that_is_renewed_is_waited_for() {
         let dir = tempfile::tempdir().unwrap();
         let name = Digest::of(b"step");
-        let one = Lease::new(shelf(&dir), Duration::from_millis(400));
+        let one = Lease::new(shelf(&dir), Duration::from_secs(1));
         let two = Lease::new(shelf(&dir), TIME);
         assert_eq!(take(&one, &name, None), Turn::Mine);
         let (alive, ends) = std::sync::mpsc::channel();
@@ -346,7 +346,7 @@ mod tests {
             scope.spawn(move || one.renew(&ends));
             let began = Instant::now();
             // Three times as long as it would hold without: then the entry is there.
-            let mut found = || (began.elapsed() > Duration::from_millis(1200)).then_some(1);
+            let mut found = || (began.elapsed() > Duration::from_secs(3)).then_some(1);
             let turn = two.take(&name, &mut found, &mut || {}, &|| false).unwrap();
             assert_eq!(turn, Turn::Found(1));
             drop(alive);
