@@ -394,8 +394,8 @@ impl Keeper<'_> {
         Ok(Target { fd, identity, in_image })
     }
 
-    /// Opens what leads into `/proc/self`, such as /dev/stdout, which to this thread is nothing: it is in
-    /// no pid namespace that this /proc knows. ENOENT for anything else.
+    /// Opens what leads to a descriptor by `/proc/self/fd`, such as /dev/stdout, which to this thread is
+    /// nothing: it is in no pid namespace that this /proc knows. ENOENT for anything else.
     fn open_of_itself(
         &self,
         pid: u32,
@@ -403,9 +403,9 @@ impl Keeper<'_> {
         mut path: Vec<u8>,
     ) -> Result<OwnedFd, Pass> {
         for _ in 0..MOST_LINKS {
-            if let Some(rest) = in_proc_self(&path) {
-                let path = [format!("{pid}/").as_bytes(), &rest].concat();
-                return Ok(stand_in::open(self.proc.as_fd(), &path, true)?);
+            if let Some(number) = own_descriptor(&path) {
+                let path = format!("{pid}/fd/{number}");
+                return Ok(stand_in::open(self.proc.as_fd(), path.as_bytes(), true)?);
             }
             let link = stand_in::open(base, &path, false)?;
             if stand_in::identity(link.as_fd())?.kind != FileKind::Symlink {
@@ -554,15 +554,14 @@ fn id(argument: u64, narrow: bool) -> Option<u32> {
     }
 }
 
-/// Symbolic links that are followed into `/proc/self`: /dev/stdout, and a log that leads to it.
+/// Symbolic links that are followed to a descriptor: /dev/stdout, and a log that leads to it.
 const MOST_LINKS: usize = 4;
 
-/// Gives what a path names in the directory of the process itself.
-fn in_proc_self(path: &[u8]) -> Option<Vec<u8>> {
-    if let Some(rest) = path.strip_prefix(b"/proc/self/") {
-        return Some(rest.to_vec());
-    }
-    path.strip_prefix(b"/dev/fd/").map(|rest| [b"fd/", rest].concat())
+/// Gives the descriptor of the process itself that a path names. Only a number: what follows it would be
+/// looked up in the builder's /proc, from where `..` leads to the host.
+fn own_descriptor(path: &[u8]) -> Option<u32> {
+    let number = path.strip_prefix(b"/proc/self/fd/").or_else(|| path.strip_prefix(b"/dev/fd/"))?;
+    std::str::from_utf8(number).ok()?.parse().ok()
 }
 
 /// Only files and directories have attributes of users (xattr(7)).
@@ -586,6 +585,22 @@ mod tests {
         assert_eq!(id(0xffff, true), None);
         assert_eq!(id(0xffff, false), Some(0xffff));
         assert_eq!(id(33, true), Some(33));
+    }
+
+    #[test]
+    fn descriptors_are_numbers() {
+        assert_eq!(own_descriptor(b"/proc/self/fd/1"), Some(1));
+        assert_eq!(own_descriptor(b"/dev/fd/12"), Some(12));
+        for other in [
+            "/proc/self/fd/",
+            "/proc/self/fd/1/",
+            "/proc/self/fd/../x",
+            "/dev/fd/-1",
+            "/dev/fd/1/../../..",
+            "/dev/stdout",
+        ] {
+            assert_eq!(own_descriptor(other.as_bytes()), None, "{other}");
+        }
     }
 
     #[test]

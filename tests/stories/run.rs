@@ -328,6 +328,20 @@ story!(output_of_a_run_changes_hands : root user single, |env| {
     assert_eq!(image.file("x").line(), "l0777 0:0 x -> /proc/self/none");
 });
 
+// What a RUN names below /proc/self is looked up by the builder, whose own files it must not lead to.
+story!(proc_self_leads_to_no_file_of_the_host : single, |env| {
+    need_tool!("setfattr");
+    let victim = env.write("victim", "x");
+    // So that the builder has something to say of it.
+    let noted = std::process::Command::new("setfattr").args(["-n", "user.lapstrake.owner", "-v", "5:6"]).arg(&victim).status();
+    assert!(noted.expect("it is there").success());
+    let victim = victim.display().to_string();
+    for way in [format!("/proc/self/../..{victim}"), format!("/dev/fd/../../..{victim}"), format!("/proc/self/fd/../../..{victim}")] {
+        env.dockerfile(&format!("FROM base\nRUN ! stat -L {way} && ! chown 7:8 {way}\n"));
+        env.build_command(["-t", "x"]).ok();
+    }
+});
+
 story!(setuid_programs_work : root user, |env| {
     env.dockerfile(
         "FROM base\nRUN sed -i 's/^root:[^:]*:/root::/' /etc/shadow && cp /bin/busybox /bin/busybox-suid && chmod 4755 /bin/busybox-suid && chmod 644 /etc/shadow\nUSER nobody\nRUN test \"$(/bin/busybox-suid su -c 'id -u')\" = 0\n",
