@@ -51,7 +51,13 @@ pub fn run(args: &InspectArgs, env: &Environment) -> Result<()> {
     let place = Place::open(env, &args.registry)?;
     if let ImageName::Store(_) = &name {
         // For the suggestion when there is none.
-        images::find(&place.store, &args.image)?;
+        images::find(&place.store, &args.image).map_err(|report| {
+            match std::path::Path::new(&args.image).join("oci-layout").is_file() {
+                true => Report::usage(format!("no image {:?} in the store", args.image))
+                    .with_hint(format!("it is an OCI layout directory: oci:{}", args.image)),
+                false => report,
+            }
+        })?;
     }
     let what = format!("cannot read {}", args.image);
     let failed = |error: transport::Error| failed(&what, &error);

@@ -16,6 +16,20 @@ fn shows(env: &TestEnv, image: &str, template: &str) -> String {
     output.strip_suffix('\n').expect("a line").to_owned()
 }
 
+story!(layout_without_its_prefix_is_told : user, |env| {
+    env.dockerfile("FROM base\nENV a=b\n");
+    env.build_into::<&str>("out", []);
+    let inspect = |name: &str| {
+        let mut run = env.lapstrake(["inspect", name]);
+        run.command_mut().current_dir(env.path(""));
+        run
+    };
+    let output = inspect("out").fails(2);
+    output.says("oci:out");
+    assert!(!output.stderr.contains("lapstrake build"), "one way out: {}", output.stderr);
+    inspect("oci:out").ok();
+});
+
 story!(templates_print_what_dockers_do : root user, |env| {
     env.dockerfile(
         "FROM base\nLABEL a.b=c x=\"y z\"\nENV A=b\nEXPOSE 80/tcp\nWORKDIR /w\nUSER app\nENTRYPOINT [\"/bin/sh\", \"-c\"]\nCMD [\"echo\"]\n",
