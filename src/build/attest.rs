@@ -195,7 +195,9 @@ fn facts(
             Op::Image { image } => facts.dependencies.push(base(&graph.images[*image])),
             Op::Remote(remote) => facts.dependencies.extend(dependency(conductor, remote)),
             Op::Local { context } => match build.lazy_contexts.get(context) {
-                Some(Origin::Source(remote) | Origin::Context(remote)) => {
+                Some(
+                    Origin::Source(remote) | Origin::Context(remote) | Origin::Directory(remote, _),
+                ) => {
                     facts.dependencies.extend(dependency(conductor, remote));
                 }
                 _ if context.is_empty() && told.context.is_some() => {}

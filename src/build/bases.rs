@@ -52,6 +52,8 @@ pub enum NamedSource {
     Directory(String),
     /// An image, as `oci-layout://…` or `docker-image://…`.
     Image(String),
+    /// What a target of a bake file makes, where nothing is built: it can't be looked at.
+    Target(String),
 }
 
 type Root = (Arc<dyn Source>, Descriptor, Vec<u8>);
@@ -422,6 +424,11 @@ impl Resolver for Bases<'_> {
             NamedSource::Image(name) => {
                 self.resolve(&name, platform).map(Box::new).map(Resolved::Image).map(Some)
             }
+            NamedSource::Target(target) => Err(ResolveError {
+                message: format!("the target {target:?} makes it"),
+                hint: None,
+                exit: ResolveExit::Usage,
+            }),
         }
     }
 

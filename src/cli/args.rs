@@ -147,6 +147,12 @@ pub struct BuildArgs {
     /// - reads standard input [default: CONTEXT/Dockerfile]
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<String>,
+    /// What is read in the place of a Dockerfile of the context: bake has it already.
+    #[arg(skip)]
+    pub given: Option<GivenDockerfile>,
+    /// Contexts that other targets of a bake file make, NAME=TARGET, where nothing is built.
+    #[arg(skip)]
+    pub linked: Vec<String>,
     /// Name for the image in the store (repeatable)
     #[arg(short, long, value_name = "NAME[:TAG]")]
     pub tag: Vec<String>,
@@ -436,13 +442,15 @@ pub enum PlanFormat {
 /// `lapstrake bake`
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Without -f, these are read where they are: compose.yaml, compose.yml, docker-compose.yml,\ndocker-compose.yaml, docker-bake.json, docker-bake.hcl, docker-bake.override.json, docker-bake.override.hcl\n\nExamples:\n  lapstrake bake                                   the group or target `default`\n  lapstrake bake --print app                       what would be built, as JSON\n  lapstrake bake --set '*.platform=linux/arm64' --set app.args.VERSION=2 app\n  lapstrake bake --set 'app.tags+=registry.example/app:2' --push app"
+    after_help = "Without -f, these are read where they are: compose.yaml, compose.yml, docker-compose.yml,\ndocker-compose.yaml, docker-bake.json, docker-bake.hcl, docker-bake.override.json, docker-bake.override.hcl\n\nExamples:\n  lapstrake bake                                   the group or target `default`\n  lapstrake bake --print app                       what would be built, as JSON\n  lapstrake bake --set '*.platform=linux/arm64' --set app.args.VERSION=2 app\n  lapstrake bake --set 'app.tags+=registry.example/app:2' --push app\n  lapstrake bake https://git.example/app.git#v2 app  the bake file and the contexts of a repository"
 )]
 pub struct BakeArgs {
-    /// Targets and groups to build, also as patterns [default: default]
+    /// Targets and groups to build, also as patterns [default: default]; before them a Git
+    /// repository or URL to read the bake files from, and another one for BAKE_CMD_CONTEXT
     #[arg(value_name = "TARGET")]
     pub targets: Vec<String>,
-    /// Bake file (repeatable; later ones override); - reads standard input [default: see below]
+    /// Bake file (repeatable; later ones override); - reads standard input; cwd://FILE is here when
+    /// the others are in a repository [default: see below]
     #[arg(short, long, value_name = "FILE")]
     pub file: Vec<String>,
     /// Override an attribute of targets (repeatable): TARGET.KEY=VALUE; += adds to a list
@@ -475,7 +483,8 @@ pub struct BakeArgs {
     /// Answer a question of each target instead of building it: check, outline, targets
     #[arg(long, value_name = "WHAT")]
     pub call: Option<String>,
-    /// Let targets ask for this (repeatable): network.host, security.insecure, device
+    /// Let targets ask for this (repeatable): network.host, security.insecure, device; bake files of
+    /// another machine also ssh, fs.read=PATH, fs.write=PATH, fs=PATH
     #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',')]
     pub allow: Vec<String>,
     /// Open no socket
@@ -514,6 +523,17 @@ pub struct BakeArgs {
     pub sbom: Option<String>,
     #[arg(long, hide = true)]
     pub provenance: Option<String>,
+}
+
+/// A Dockerfile that is no file of the context.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GivenDockerfile {
+    /// As shown to the user.
+    pub name: String,
+    /// Its text.
+    pub bytes: Vec<u8>,
+    /// Where it lies on this machine, if it does.
+    pub path: Option<PathBuf>,
 }
 
 /// `format=` of `bake --list`.

@@ -190,7 +190,7 @@ pub fn asked<'a>(
         all.insert("no-cache".to_owned(), args.no_cache_filter.join(","));
     }
     let context = match main {
-        Main::Remote(remote) => Some(remote),
+        Main::Remote(remote, _) => Some(remote),
         _ => None,
     };
     let told = Told {

@@ -16,7 +16,7 @@ use crate::registry::Client;
 use crate::remote::{self, Agent, Origin, Remotes};
 use crate::store::{Guard, Store, TmpDir};
 
-use super::args::BuildArgs;
+use super::args::{BuildArgs, GivenDockerfile};
 use super::environment::{Environment, threads};
 use super::options::{self, SecretSource};
 use super::privilege;
@@ -32,7 +32,7 @@ const MAX_DOCKERFILE: u64 = crate::dockerfile::MAX_SOURCE as u64;
 const DOCKERFILES: [&str; 3] = ["Dockerfile", "Containerfile", "dockerfile"];
 
 /// A source that no step fetches: what the user named is wrong, rather than a step.
-fn failed(error: remote::Error) -> Report {
+pub(super) fn failed(error: remote::Error) -> Report {
     let is_usage = error.kind() == remote::Kind::Usage;
     let mut report = Report::from(crate::build::remotes::failed(error));
     if is_usage {
@@ -194,8 +194,8 @@ pub enum Main {
     Directory(PathBuf),
     /// An archive on this machine.
     Archive(PathBuf),
-    /// A repository or a URL.
-    Remote(Remote),
+    /// A repository or a URL, and a directory inside of an archive.
+    Remote(Remote, String),
 }
 
 impl Main {
@@ -215,14 +215,14 @@ impl Main {
         if text.starts_with("github.com/") && path.is_dir() {
             return Ok(Main::Directory(path));
         }
-        if let Some(mut remote) = remote_context(text)? {
+        if let Some((mut remote, dir)) = remote_context(text)? {
             let keep = "BUILDKIT_CONTEXT_KEEP_GIT_DIR=";
             if let Remote::Git(source) = &mut remote {
                 let mut keeps = args.build_arg.iter().filter_map(|arg| arg.strip_prefix(keep));
                 source.keep_git_dir |=
                     keeps.next_back().is_some_and(|value| value == "1" || value == "true");
             }
-            return Ok(Main::Remote(remote));
+            return Ok(Main::Remote(remote, dir));
         }
         if path.is_dir() {
             return Ok(Main::Directory(path));
@@ -248,24 +248,32 @@ fn is_url(text: &str) -> bool {
     matches!(name::classify(text), Ok(name::Named::Url))
 }
 
-/// Understands a context that is on another machine; None for a path.
-fn remote_context(text: &str) -> Result<Option<Remote>> {
-    let found = name::classify_context(text).map_err(|error| {
+/// Understands a context that is on another machine, and gives the directory inside of it that no
+/// [`Remote`] names; None for a path.
+pub fn remote_context(text: &str) -> Result<Option<(Remote, String)>> {
+    let invalid = |error: String| {
         let text = name::redact(text);
         Report::usage(format!("invalid git context {text}: {}", name::redact(&error)))
             .with_hint("as https://host/repository.git#branch:directory")
-    })?;
-    Ok(match found {
+    };
+    Ok(match name::classify_context(text).map_err(invalid)? {
         name::Named::Path => None,
         name::Named::Url => {
-            Some(Remote::Url(UrlSource { url: text.to_owned(), name: None, checksum: None }))
+            let (url, dir) = name::archive_dir(text).map_err(invalid)?;
+            let source = UrlSource { url: url.to_owned(), name: None, checksum: None };
+            Some((Remote::Url(source), dir))
         }
         name::Named::Git(name) => {
             let mut source = name.source;
             source.keep_git_dir = name.keep_git_dir.unwrap_or(false);
-            Some(Remote::Git(source))
+            Some((Remote::Git(source), String::new()))
         }
     })
+}
+
+/// Says what to fetch for a context, and of it which directory.
+pub(super) fn origin(remote: Remote, dir: String) -> Origin {
+    if dir.is_empty() { Origin::Context(remote) } else { Origin::Directory(remote, dir) }
 }
 
 fn is_archive(path: &Path) -> Result<bool> {
@@ -297,9 +305,9 @@ impl DockerfileSource {
         path.strip_prefix(cwd).unwrap_or(path).display().to_string()
     }
 
-    /// A Dockerfile that is no file, with a directory as context.
-    pub fn inline(bytes: Vec<u8>, name: String, context: PathBuf) -> DockerfileSource {
-        DockerfileSource { context: Some(context), ..DockerfileSource::new(bytes, name) }
+    fn given(given: &GivenDockerfile) -> DockerfileSource {
+        let source = DockerfileSource::new(given.bytes.clone(), given.name.clone());
+        DockerfileSource { path: given.path.clone(), ..source }
     }
 
     fn new(bytes: Vec<u8>, name: String) -> DockerfileSource {
@@ -336,10 +344,11 @@ fn read_any(
     let context = match main {
         Main::Nothing => None,
         Main::Directory(dir) => {
-            let mut source = match args.file.as_deref() {
-                Some("-") => from_stdin()?,
-                Some(url) if is_url(url) => from_url(url, opened.ok_or_else(store)?)?,
-                file => local(dir, file, args, env)?,
+            let mut source = match (&args.given, args.file.as_deref()) {
+                (Some(given), _) => DockerfileSource::given(given),
+                (None, Some("-")) => from_stdin()?,
+                (None, Some(url)) if is_url(url) => from_url(url, opened.ok_or_else(store)?)?,
+                (None, file) => local(dir, file, args, env)?,
             };
             source.context = Some(dir.clone());
             return Ok(source);
@@ -355,12 +364,13 @@ fn read_any(
                     .map_err(failed)?,
             )
         }
-        Main::Remote(remote) => {
+        Main::Remote(remote, dir) => {
             let opened = opened.ok_or_else(store)?;
             if !args.quiet {
                 env.say(&format!("loading the context {}\n", name::printable(&remote.shown())));
             }
             if let Remote::Url(source) = remote
+                && args.given.is_none()
                 && let Some(bytes) =
                     opened.remotes.plain_file(source, &|_, _, _| {}).map_err(failed)?
             {
@@ -371,17 +381,24 @@ fn read_any(
                     ))
                     .with_hint("leave -f out, or name a URL of a tar archive as context"));
                 }
+                if !dir.is_empty() {
+                    return Err(Report::usage(format!(
+                        "{} is a file and no archive: it has no directory {dir}",
+                        remote.shown()
+                    )));
+                }
                 return Ok(DockerfileSource::new(bytes, remote.shown()));
             }
-            let origin = Origin::Context(remote.clone());
+            let origin = origin(remote.clone(), dir.clone());
             Some(opened.remotes.context(&origin, &|_, _, _| {}).map_err(failed)?)
         }
     };
-    let mut source = match (args.file.as_deref(), &context) {
-        (Some("-"), _) | (None, None) => from_stdin()?,
-        (Some(url), _) if is_url(url) => from_url(url, opened.ok_or_else(store)?)?,
-        (file, Some(context)) => inside(context, file)?,
-        (Some(file), None) => local(&env.cwd, Some(file), args, env)?,
+    let mut source = match (&args.given, args.file.as_deref(), &context) {
+        (Some(given), ..) => DockerfileSource::given(given),
+        (None, Some("-"), _) | (None, None, None) => from_stdin()?,
+        (None, Some(url), _) if is_url(url) => from_url(url, opened.ok_or_else(store)?)?,
+        (None, file, Some(context)) => inside(context, file)?,
+        (None, Some(file), None) => local(&env.cwd, Some(file), args, env)?,
     };
     source.fetched = context;
     Ok(source)
@@ -423,14 +440,18 @@ fn local(
     let name = file.map(str::to_owned).unwrap_or_else(|| {
         path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
     });
-    let mut bytes = Vec::new();
-    std::fs::File::open(&path)
-        .and_then(|file| {
-            bytes.reserve(file.metadata()?.len().min(MAX_DOCKERFILE) as usize + 1);
-            file.take(MAX_DOCKERFILE + 1).read_to_end(&mut bytes)
-        })
+    let bytes = read_local(&path)
         .map_err(|error| Report::of(Exit::Usage, &format!("cannot read {name}"), &error))?;
     Ok(DockerfileSource { path: Some(path), ..DockerfileSource::new(bytes, name) })
+}
+
+/// Reads a Dockerfile on this machine, whatever the context is.
+pub fn read_local(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path)?;
+    bytes.reserve(file.metadata()?.len().min(MAX_DOCKERFILE) as usize + 1);
+    file.take(MAX_DOCKERFILE + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn no_dockerfile(place: &str) -> Report {
@@ -562,8 +583,8 @@ pub fn contexts(
         } else if context.source.starts_with("target:") {
             return Err(about("targets are known to bake only".into())
                 .with_hint("name what the target builds: a layout as oci-layout://DIR"));
-        } else if let Some(remote) = remote_context(&context.source)? {
-            out.lazy.insert(key.clone(), Origin::Context(remote));
+        } else if let Some((remote, dir)) = remote_context(&context.source)? {
+            out.lazy.insert(key.clone(), origin(remote, dir));
             NamedSource::Directory(key)
         } else if path.is_dir() {
             out.open.insert(key.clone(), opened(&path, None, None)?);
@@ -578,6 +599,10 @@ pub fn contexts(
                 .with_hint("an image is named as docker-image://NAME or oci-layout://DIR"));
         };
         out.named.push(Named { name: context.name, platform: context.platform, source: kind });
+    }
+    for link in options::named_contexts(&args.linked)? {
+        let source = NamedSource::Target(link.source);
+        out.named.push(Named { name: link.name, platform: link.platform, source });
     }
     Ok(out)
 }

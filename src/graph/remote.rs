@@ -264,6 +264,48 @@ fn agree(what: &str, place: &mut Option<String>, value: String) -> Result<(), St
     }
 }
 
+/// Names a directory of a context on another machine, from the directory that the context's name
+/// says (buildx: `remoteURLWithSubdir`). Of a repository it is named `#ref:dir`, and of an archive
+/// `#:dir`, which is a form of ours.
+pub fn within(text: &str, dir: &str) -> String {
+    let (base, query, fragment) = split(text);
+    let is_git = matches!(classify_context(text), Ok(Named::Git(_)));
+    let (reference, own) = match fragment.map(|text| text.split_once(':').unwrap_or((text, ""))) {
+        // Archives have no ref.
+        Some((reference, own)) if is_git || reference.is_empty() => (reference, own.to_owned()),
+        _ => ("", String::new()),
+    };
+    let mut own = percent_decode(&own).unwrap_or(own);
+    let mut pairs: Vec<&str> = query.into_iter().flat_map(|query| query.split('&')).collect();
+    pairs.retain(|pair| match pair.strip_prefix("subdir=") {
+        Some(subdir) if is_git => {
+            own = percent_decode(subdir).unwrap_or_else(|_| subdir.to_owned());
+            false
+        }
+        _ => true,
+    });
+    let joined = clean_subdir(&format!("{own}/{dir}"));
+    if joined == clean_subdir(&own) {
+        return text.to_owned();
+    }
+    let query = if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) };
+    let joined = joined.replace('%', "%25");
+    match (reference.is_empty(), joined.is_empty()) {
+        (true, true) => format!("{base}{query}"),
+        (false, true) => format!("{base}{query}#{reference}"),
+        (_, false) => format!("{base}{query}#{reference}:{joined}"),
+    }
+}
+
+/// Splits the name of a context in an archive into URL and directory, which is empty for the whole:
+/// `URL#:dir`, as [`within`] makes it.
+pub fn archive_dir(text: &str) -> Result<(&str, String), String> {
+    match text.split_once("#:") {
+        Some((url, dir)) if !url.contains('#') => Ok((url, clean_subdir(&percent_decode(dir)?))),
+        _ => Ok((text, String::new())),
+    }
+}
+
 /// Makes a path relative, without `.` and without leaving what it starts from.
 fn clean_subdir(path: &str) -> String {
     super::path::clean_workdir("/", path)[1..].to_owned()

@@ -130,3 +130,48 @@ fn checksums_have_an_algorithm_and_a_length() {
         assert!(bad.parse::<Checksum>().is_err(), "{bad}");
     }
 }
+
+// buildx: TestRemoteURLWithSubdir, and archives.
+#[test]
+fn directories_of_contexts_are_named() {
+    for (text, dir, expected) in [
+        ("https://h/r.git", ".", "https://h/r.git"),
+        ("https://h/r.git", "./", "https://h/r.git"),
+        ("https://h/r.git", "a/./b", "https://h/r.git#:a/b"),
+        ("https://h/r.git", "/a", "https://h/r.git#:a"),
+        ("https://h/r.git#v1", "a", "https://h/r.git#v1:a"),
+        ("https://h/r.git#v1:a", "b", "https://h/r.git#v1:a/b"),
+        ("https://h/r.git#v1:a", ".", "https://h/r.git#v1:a"),
+        ("https://h/r.git#v1:a", "../b", "https://h/r.git#v1:b"),
+        ("https://h/r.git#v1:a", "../..", "https://h/r.git#v1"),
+        ("https://h/r.git#:a", "..", "https://h/r.git"),
+        ("https://h/r.git?ref=v1&subdir=a", "b", "https://h/r.git?ref=v1#:a/b"),
+        ("https://h/r.git?subdir=a%20c", "b", "https://h/r.git#:a c/b"),
+        ("https://h/r.git", "50%", "https://h/r.git#:50%25"),
+        ("git@h:r.git#v1", "a", "git@h:r.git#v1:a"),
+        ("github.com/o/r", "a", "github.com/o/r#:a"),
+        ("https://h/a.tar.gz", "a", "https://h/a.tar.gz#:a"),
+        ("https://h/a.tar.gz#:a", "b", "https://h/a.tar.gz#:a/b"),
+        ("https://h/a.tar.gz?subdir=x", "b", "https://h/a.tar.gz?subdir=x#:b"),
+    ] {
+        let found = within(text, dir);
+        assert_eq!(found, expected, "{text} {dir}");
+        // What is made can be read again.
+        match classify_context(&found).expect(&found) {
+            Named::Git(name) => {
+                let old = classify_context(text).expect(text);
+                let Named::Git(old) = old else { panic!("{text} is a repository") };
+                let subdir = clean_subdir(&format!("{}/{dir}", old.source.subdir));
+                assert_eq!(name.source, GitSource { subdir, ..old.source }, "{found}");
+            }
+            Named::Url => assert_eq!(
+                archive_dir(&found).expect("fine").0,
+                text.split('#').next().unwrap_or(text)
+            ),
+            Named::Path => panic!("{found} is no path"),
+        }
+    }
+    assert_eq!(archive_dir("https://h/a#:b/../c%20").ok(), Some(("https://h/a", "c ".to_owned())));
+    assert_eq!(archive_dir("https://h/a#b").ok(), Some(("https://h/a#b", String::new())));
+    assert!(archive_dir("https://h/a#:%zz").is_err());
+}

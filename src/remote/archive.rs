@@ -4,7 +4,7 @@
 //! cleans every path and the writer follows no link, so nothing is written outside of the directory.
 
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::layer::compress::Decoder;
 use crate::layer::{Kind, tar};
@@ -43,6 +43,19 @@ pub fn unpack(
         writer.entry(&entry, &mut content).map_err(unwritten)?;
     }
     writer.finish().map_err(unwritten)
+}
+
+/// Finds a directory of what was unpacked. A link on the way could lead anywhere, so every part must
+/// be a directory itself, as in repositories.
+pub(super) fn directory(root: &Path, dir: &str, what: &str) -> Result<PathBuf> {
+    let mut path = root.to_owned();
+    for part in dir.split('/').filter(|part| !part.is_empty()) {
+        path.push(part);
+        if part == ".." || !path.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
+            return Err(Error::NoDirectory { what: what.to_owned(), dir: dir.to_owned() });
+        }
+    }
+    Ok(path)
 }
 
 /// Unpacks an archive into a temporary directory of the store.

@@ -101,6 +101,14 @@ pub enum Error {
         /// The entry.
         path: RootPath,
     },
+    /// A directory of an archive that is not there, or no directory.
+    #[error("{dir:?} is no directory of {what}")]
+    NoDirectory {
+        /// The archive.
+        what: String,
+        /// The directory.
+        dir: String,
+    },
     /// What an archive holds can't be written.
     #[error("cannot unpack {what}")]
     Write {
@@ -138,6 +146,7 @@ impl Error {
             | Error::Secret { .. }
             | Error::Archive { .. }
             | Error::Device { .. }
+            | Error::NoDirectory { .. }
             | Error::Context(_) => Kind::Usage,
             Error::Download { source, .. } => match source {
                 registry::Error::Keep { .. } => Kind::Store,
@@ -164,6 +173,9 @@ impl Error {
                 "install {program} (Debian: apt-get install {package}; Alpine: apk add {package})"
             )),
             Error::Git { hint, .. } => hint.clone(),
+            Error::NoDirectory { .. } => Some(
+                "symbolic links are not followed here; name the directory itself".to_owned(),
+            ),
             Error::Damaged { .. } => Some("build again: it is fetched anew".to_owned()),
             Error::Download { source: registry::Error::Status { status, .. }, .. } => match status {
                 401 | 403 => Some(

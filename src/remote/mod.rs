@@ -78,6 +78,8 @@ pub enum Origin {
     Source(Remote),
     /// A context: a downloaded archive is unpacked.
     Context(Remote),
+    /// A directory of a context; relative and clean.
+    Directory(Remote, String),
     /// An archive on this machine, unpacked.
     Archive(PathBuf),
 }
@@ -182,6 +184,11 @@ impl Remotes {
                     &self.cancelled,
                 )?;
                 (dir.path().to_owned(), Some(dir))
+            }
+            Origin::Directory(remote, dir) => {
+                // Its own slot holds the files of the whole.
+                let whole = self.context(&Origin::Context(remote.clone()), progress)?;
+                (archive::directory(whole.dir(), dir, &remote.shown())?, None)
             }
             Origin::Source(remote) | Origin::Context(remote) => {
                 let found = self.found(&mut slot, remote, progress)?;

@@ -20,6 +20,7 @@ mod add_url;
 mod attest;
 /// Several targets, one graph.
 mod bake;
+mod bake_remote;
 /// Cache: what hits, what misses, what resumes.
 mod cache;
 /// Caches that machines share.

@@ -10,6 +10,7 @@ use crate::ui::diagnostic::Painter;
 use super::super::args::BakeArgs;
 use super::super::environment::Environment;
 use super::super::report::{Exit, Report, Result};
+use super::remote::{Definition, HERE};
 
 /// What is read when no `-f` is given: all of these that there are, in this order (buildx:
 /// `defaultFilenames`).
@@ -24,8 +25,12 @@ const DEFAULT: [&str; 8] = [
     "docker-bake.override.hcl",
 ];
 
-/// Reads the files.
-pub fn read(args: &BakeArgs, env: &Environment) -> Result<Vec<File>> {
+/// Reads the files: those of the definition first, then those of this machine.
+pub fn read(
+    args: &BakeArgs,
+    definition: Option<&Definition>,
+    env: &Environment,
+) -> Result<Vec<File>> {
     let text = |name: &str, bytes: Vec<u8>| {
         String::from_utf8(bytes).map(|text| File { name: name.to_owned(), text }).map_err(|error| {
             let at = error.utf8_error().valid_up_to();
@@ -45,7 +50,19 @@ pub fn read(args: &BakeArgs, env: &Environment) -> Result<Vec<File>> {
         Ok(bytes)
     };
     let mut files = Vec::new();
-    if args.file.is_empty() {
+    // Only cwd:// says that a file is here when the others are not.
+    let (here, there): (Vec<&str>, Vec<&str>) = args
+        .file
+        .iter()
+        .map(String::as_str)
+        .partition(|name| definition.is_none() || name.starts_with(HERE));
+    let here: Vec<&str> =
+        here.into_iter().map(|name| name.strip_prefix(HERE).unwrap_or(name)).collect();
+    if let Some(definition) = definition {
+        for (name, bytes) in definition.read(&there, &DEFAULT, args, env)? {
+            files.push(text(&name, bytes)?);
+        }
+    } else if here.is_empty() {
         for name in DEFAULT {
             if env.cwd.join(name).is_file() {
                 files.push(text(name, read(name)?)?);
@@ -57,17 +74,17 @@ pub fn read(args: &BakeArgs, env: &Environment) -> Result<Vec<File>> {
         }
         return Ok(files);
     }
-    if args.file.iter().filter(|name| *name == "-").count() > 1 {
+    if here.iter().filter(|name| **name == "-").count() > 1 {
         return Err(Report::usage("-f - is given twice, and standard input can be read once"));
     }
-    for name in &args.file {
+    for name in here {
         files.push(text(name, read(name)?)?);
     }
     Ok(files)
 }
 
-/// Evaluates the files.
-pub fn config(files: &[File], args: &BakeArgs, env: &Environment) -> Result<Config> {
+/// Evaluates the files. `context` is what BAKE_CMD_CONTEXT is.
+pub fn config(files: &[File], context: &str, args: &BakeArgs, env: &Environment) -> Result<Config> {
     let mut variables = BTreeMap::new();
     for text in &args.var {
         let (name, value) = text
@@ -81,7 +98,7 @@ pub fn config(files: &[File], args: &BakeArgs, env: &Environment) -> Result<Conf
         _ => BTreeMap::new(),
     };
     let builtins = BTreeMap::from([
-        ("BAKE_CMD_CONTEXT".to_owned(), "cwd://".to_owned()),
+        ("BAKE_CMD_CONTEXT".to_owned(), context.to_owned()),
         ("BAKE_LOCAL_PLATFORM".to_owned(), Platform::host().to_string()),
     ]);
     let random = || {

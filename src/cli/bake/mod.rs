@@ -1,10 +1,13 @@
 //! `lapstrake bake`: targets of bake files, built in one graph.
 //!
-//! `files.rs` finds and reads the files, `request.rs` turns a target into the arguments of `build`,
-//! `plan.rs` plans all targets into one graph, `run.rs` builds it.
+//! `files.rs` finds and reads the files, `remote.rs` those of repositories and URLs, `request.rs`
+//! turns a target into the arguments of `build`, `grants.rs` says what of this machine a target may
+//! touch, `plan.rs` plans all targets into one graph, `run.rs` builds it.
 
 mod files;
+mod grants;
 mod plan;
+mod remote;
 mod request;
 mod run;
 
@@ -16,26 +19,25 @@ use super::report::{Report, Result};
 
 /// Runs the command.
 pub fn run(args: &BakeArgs, env: &Environment) -> Result<()> {
-    if let Some(url) =
-        args.targets.iter().find(|target| target.contains("://") || target.contains('#'))
-    {
-        return Err(Report::usage(format!("bake files of a repository are not read yet: {url}"))
-            .with_hint("clone it, and run bake inside of it"));
-    }
-    let files = files::read(args, env)?;
-    let config = files::config(&files, args, env)?;
+    let named = remote::named(&args.targets)?;
+    let definition = named.definition;
+    let files = files::read(args, definition.as_ref(), env)?;
+    let config = files::config(&files, named.context, args, env)?;
     if let Some(list) = &args.list {
         return self::list(list, &config, env);
     }
     let lookup = |name: &str| env.variable(name);
-    let chosen = config
-        .choose(&args.targets, &overrides(args), &lookup)
+    let mut chosen = config
+        .choose(named.targets, &overrides(args), &lookup)
         .map_err(|error| files::report(&files, &error, env))?;
+    if let Some(definition) = &definition {
+        chosen.targets.values_mut().for_each(|target| definition.place(target));
+    }
     if args.print {
         env.print(&format!("{:#}\n", printed(&chosen)));
         return Ok(());
     }
-    run::build(&chosen, args, env)
+    run::build(&chosen, definition.as_ref(), args, env)
 }
 
 /// The `--set`s, and the flags that stand for some.

@@ -5,8 +5,12 @@ use clap::{Parser, ValueEnum};
 use crate::bake::Target;
 use crate::bake::target::entry_text;
 
-use super::super::args::{BakeArgs, BuildArgs, Cli, Command, NetworkMode, Pull};
+use super::super::args::{BakeArgs, BuildArgs, Cli, Command, GivenDockerfile, NetworkMode, Pull};
+use super::super::environment::Environment;
 use super::super::report::{Report, Result};
+use super::super::sources;
+use super::grants;
+use super::remote::{Definition, HERE};
 
 /// What is asked of a target.
 pub struct Asked {
@@ -14,8 +18,6 @@ pub struct Asked {
     pub name: String,
     /// The arguments of `build`; outputs are those that `build` writes.
     pub args: BuildArgs,
-    /// `dockerfile-inline`.
-    pub inline: Option<String>,
     /// Contexts that are other targets: name (perhaps with platform) and target.
     pub links: Vec<(String, String)>,
     /// Nothing is made of it: `type=cacheonly`.
@@ -27,15 +29,21 @@ fn about(target: &Target, message: impl std::fmt::Display) -> Report {
 }
 
 /// Arguments of `build` when nothing was given.
-fn defaults() -> Result<BuildArgs> {
+pub(super) fn defaults() -> Result<BuildArgs> {
     match Cli::try_parse_from(["lapstrake", "build"]).map(|cli| cli.command) {
         Ok(Command::Build(args)) => Ok(*args),
         _ => Err(Report::usage("the arguments of build have no defaults")),
     }
 }
 
-/// Turns a target into arguments.
-pub fn asked(target: &Target, bake: &BakeArgs) -> Result<Asked> {
+/// Turns a target into arguments. `definition` is where the bake file comes from, if that is another
+/// machine.
+pub fn asked(
+    target: &Target,
+    definition: Option<&Definition>,
+    bake: &BakeArgs,
+    env: &Environment,
+) -> Result<Asked> {
     let mut args = defaults()?;
     common(&mut args, bake);
     let texts = |name: &str| target.list(name).to_vec();
@@ -43,6 +51,8 @@ pub fn asked(target: &Target, bake: &BakeArgs) -> Result<Asked> {
         |name: &str| target.map(name).map(|(key, value)| format!("{key}={value}")).collect();
     let entries = |name: &str| target.entries(name).iter().map(entry_text).collect();
     let context = target.text("context").unwrap_or(".");
+    // What is here though the bake file is not says so.
+    let is_here = context.starts_with(HERE);
     let context = local(context);
     let dockerfile = target.text("dockerfile").unwrap_or("Dockerfile");
     if context == "-" || dockerfile == "-" {
@@ -52,13 +62,29 @@ pub fn asked(target: &Target, bake: &BakeArgs) -> Result<Asked> {
         )
         .with_hint("write the Dockerfile with dockerfile-inline = <<EOT"));
     }
-    let remote = context.contains("://") || context.starts_with("git@");
-    let inline = target.text("dockerfile-inline").map(str::to_owned);
-    if inline.is_none() {
+    let remote =
+        sources::remote_context(context).map_err(|report| about(target, report.message))?.is_some();
+    if let Some(text) = target.text("dockerfile-inline") {
+        args.given = Some(GivenDockerfile {
+            name: format!("dockerfile-inline of {}", target.name),
+            bytes: text.as_bytes().to_vec(),
+            path: None,
+        });
+    } else if let Some(file) = dockerfile.strip_prefix(HERE).filter(|_| remote) {
+        args.given = Some(here(target, file, definition, bake, env)?);
+    } else if is_here && definition.is_some() && !dockerfile.starts_with(HERE) {
+        // It could only be read from the context, and it is more likely that the bake file means
+        // one that lies beside it (buildx: `toBuildOpt`).
+        return Err(about(
+            target,
+            format!("the context is this machine's, and {dockerfile} is not said to be"),
+        )
+        .with_hint(format!("if it is, write dockerfile = \"cwd://{dockerfile}\"")));
+    } else {
         // Left out, `build` finds a Containerfile as well.
         args.file = match dockerfile {
             "Dockerfile" => None,
-            file if file.starts_with("cwd://") => Some(local(file).to_owned()),
+            file if file.starts_with(HERE) => Some(local(file).to_owned()),
             file if remote || file.starts_with('/') || file.contains("://") => {
                 Some(file.to_owned())
             }
@@ -70,6 +96,9 @@ pub fn asked(target: &Target, bake: &BakeArgs) -> Result<Asked> {
     }
     args.context = Some(context.to_owned());
     args.tag = texts("tags");
+    if let Some(definition) = definition {
+        definition.authorize(context, &mut args, env);
+    }
     args.platform = texts("platforms");
     args.build_arg = pairs("args");
     args.label = pairs("labels");
@@ -82,9 +111,9 @@ pub fn asked(target: &Target, bake: &BakeArgs) -> Result<Asked> {
     args.resources.resource = pairs("resources");
     args.cache_from = entries("cache-from");
     args.cache_to = entries("cache-to");
-    args.secret = entries("secret");
+    args.secret.extend::<Vec<String>>(entries("secret"));
     args.annotation = texts("annotations");
-    args.ssh = target.entries("ssh").iter().map(ssh_text).collect();
+    args.ssh.extend(target.entries("ssh").iter().map(ssh_text));
     args.attest.attest = entries("attest");
     for (host, addresses) in target.map("extra-hosts") {
         args.add_host.extend(addresses.split(',').map(|address| format!("{host}={address}")));
@@ -136,11 +165,29 @@ pub fn asked(target: &Target, bake: &BakeArgs) -> Result<Asked> {
         }
     }
     cache_only &= !args.push && !args.load && args.output.is_empty();
-    Ok(Asked { name: target.name.clone(), args, inline, links, cache_only })
+    Ok(Asked { name: target.name.clone(), args, links, cache_only })
+}
+
+/// Reads a Dockerfile of this machine for a context that is on another one.
+fn here(
+    target: &Target,
+    file: &str,
+    definition: Option<&Definition>,
+    bake: &BakeArgs,
+    env: &Environment,
+) -> Result<GivenDockerfile> {
+    let path = env.cwd.join(file);
+    if definition.is_some() {
+        // Before anything of it could be shown in an error.
+        grants::Grants::parse(&bake.allow, env).check_read(&target.name, &path)?;
+    }
+    let bytes = sources::read_local(&path)
+        .map_err(|error| about(target, format!("cannot read {file}: {error}")))?;
+    Ok(GivenDockerfile { name: file.to_owned(), bytes, path: Some(path) })
 }
 
 /// Copies what the command line of bake says of all targets.
-fn common(args: &mut BuildArgs, bake: &BakeArgs) {
+pub(super) fn common(args: &mut BuildArgs, bake: &BakeArgs) {
     args.jobs = bake.jobs;
     args.offline = bake.offline;
     args.isolation = bake.isolation;
@@ -149,7 +196,7 @@ fn common(args: &mut BuildArgs, bake: &BakeArgs) {
     args.log_format = bake.log_format;
     args.quiet = bake.quiet;
     args.on_error = bake.on_error;
-    args.allow.clone_from(&bake.allow);
+    args.allow = grants::of_steps(&bake.allow);
     args.ca_cert.clone_from(&bake.ca_cert);
     args.registry = bake.registry.clone();
     args.call.clone_from(&bake.call);
@@ -161,7 +208,7 @@ fn common(args: &mut BuildArgs, bake: &BakeArgs) {
 
 /// `cwd://` says what holds here anyway: files of this machine, from the current directory.
 fn local(text: &str) -> &str {
-    match text.strip_prefix("cwd://") {
+    match text.strip_prefix(HERE) {
         Some("") => ".",
         Some(rest) => rest,
         None => text,

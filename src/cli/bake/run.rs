@@ -26,7 +26,9 @@ use super::super::load::Loader;
 use super::super::report::{Exit, Report, Result};
 use super::super::sources::{self, Contexts, DockerfileSource, Main, Opened};
 use super::super::{attest, cache, call, edit, options, output, privilege};
+use super::grants::{self, Grants};
 use super::plan::{Planned, Planner, Trouble};
+use super::remote::Definition;
 use super::request::{self, Asked};
 
 /// A target and where its Dockerfile comes from.
@@ -39,14 +41,23 @@ struct Target {
 }
 
 /// Builds all.
-pub fn build(chosen: &Chosen, args: &BakeArgs, env: &Environment) -> Result<()> {
+pub fn build(
+    chosen: &Chosen,
+    definition: Option<&Definition>,
+    args: &BakeArgs,
+    env: &Environment,
+) -> Result<()> {
     // Those that were asked for come first, in that order; then those that they need.
     let linked = chosen.targets.keys().filter(|name| !chosen.wanted.contains(name));
     let names: Vec<&String> = chosen.wanted.iter().chain(linked).collect();
     let asked = names
         .iter()
-        .map(|name| request::asked(&chosen.targets[*name], args))
+        .map(|name| request::asked(&chosen.targets[*name], definition, args, env))
         .collect::<Result<Vec<Asked>>>()?;
+    grants::check_names(&args.allow)?;
+    if definition.is_some() {
+        Grants::parse(&args.allow, env).check(&asked, env)?;
+    }
     for asked in &asked {
         options::refuse(&asked.args).map_err(|report| named(report, &asked.name))?;
     }
@@ -75,22 +86,21 @@ fn named(mut report: Report, target: &str) -> Report {
 
 /// `--check` and `--call`: one answer a target.
 fn answer(asked: &[Asked], env: &Environment) -> Result<()> {
+    let mut result = Ok(());
     for one in asked {
-        let refused = match (&one.inline, one.links.first()) {
-            (Some(_), _) => Some("a Dockerfile that stands in the bake file"),
-            (None, Some(_)) => Some("a context that is another target"),
-            _ => None,
-        };
-        if let Some(what) = refused {
-            let message = format!("--check and --call do not know {what} yet");
-            return Err(named(Report::usage(message), &one.name));
-        }
         if asked.len() > 1 {
             env.say(&format!("# target {}\n", one.name));
         }
-        build::run(&one.args, env)?;
+        let linked = one.links.iter().map(|(name, link)| format!("{name}={link}")).collect();
+        // What one has to say does not depend on the others.
+        let answer = build::run(&BuildArgs { linked, ..one.args.clone() }, env);
+        if let Err(report) = answer
+            && let Err(earlier) = std::mem::replace(&mut result, Err(report))
+        {
+            earlier.print(env.colour);
+        }
     }
-    Ok(())
+    result
 }
 
 /// The arguments that the store and the registries are opened with: secrets and agents of all.
@@ -168,7 +178,7 @@ fn build_all(asked: Vec<Asked>, wanted: usize, args: &BakeArgs, env: &Environmen
         let attestations = attest::wanted(&one.attest).map_err(about)?;
         attest::check_outputs(&attestations, &outputs).map_err(about)?;
         let main = Main::parse(one, env).map_err(about)?;
-        let source = read_dockerfile(&asked, &main, env, &opened).map_err(about)?;
+        let source = sources::read_dockerfile(&main, one, env, Some(&opened)).map_err(about)?;
         let parsed = dockerfile::parse_with(&source.bytes, call::checks(&build_args)?);
         if parsed.has_errors() {
             let painter = Painter::new(&source.name, &parsed.dockerfile.source, env.colour);
@@ -461,23 +471,6 @@ fn tell(
         env.print(&lines)
     }
     Ok(())
-}
-
-fn read_dockerfile(
-    asked: &Asked,
-    main: &Main,
-    env: &Environment,
-    opened: &Opened,
-) -> Result<DockerfileSource> {
-    match (&asked.inline, main) {
-        (None, _) => sources::read_dockerfile(main, &asked.args, env, Some(opened)),
-        (Some(text), Main::Directory(dir)) => {
-            let name = format!("dockerfile-inline of {}", asked.name);
-            Ok(DockerfileSource::inline(text.clone().into_bytes(), name, dir.clone()))
-        }
-        (Some(_), _) => Err(Report::usage("dockerfile-inline needs a directory as context")
-            .with_hint("fetch the context first, and name the directory")),
-    }
 }
 
 /// Numbers the options that steps may run under: targets with the same have the same number.
