@@ -11,7 +11,7 @@ use serde::Deserializer;
 use serde::de::{self, DeserializeSeed, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor};
 use serde_yaml_ng::Value as Yaml;
 
-use super::Given;
+use super::combine::Files;
 use super::config::{Config, Group};
 use super::csv;
 use super::error::{Error, FileId, Place, Result};
@@ -20,6 +20,7 @@ use super::interpolate::interpolate;
 use super::scope::is_name;
 use super::target::Target;
 use super::value::Value;
+use super::{File, Given};
 
 /// How deep lists and objects may lie within each other.
 const MAX_DEPTH: usize = 64;
@@ -39,18 +40,20 @@ const EXTENSION: [&str; 11] = [
     "contexts",
 ];
 
-fn wrong(file: FileId, message: impl Into<String>) -> Error {
+/// What a variable is.
+pub(super) type Lookup<'l> = &'l dyn Fn(&str) -> Option<String>;
+
+pub(super) fn wrong(file: FileId, message: impl Into<String>) -> Error {
     Error::at("E0711", Place::file(file), message)
 }
 
-/// Reads a file, and adds its targets to `config`.
-pub fn read(
+/// Parses a file, with variables replaced. What it comes to is taken from `left`, bytes.
+pub(super) fn parse(
     file: FileId,
     text: &str,
-    given: &Given,
-    world: &World<'_>,
-    config: &mut Config,
-) -> Result<()> {
+    lookup: Lookup<'_>,
+    left: &Cell<usize>,
+) -> Result<BTreeMap<String, Value>> {
     let unread = |error: serde_yaml_ng::Error| {
         let at = error.location().map_or(0, |place| place.index().min(text.len()));
         let at = (0..=at).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
@@ -61,22 +64,32 @@ pub fn read(
         Error::at("E0701", place, format!("this is not YAML: {message}"))
     };
     // Aliases can make any amount of little text; so it is counted before it is built.
-    let size = Size { left: &Cell::new(super::MAX_TEXT) };
+    let size = Size { left };
     size.deserialize(serde_yaml_ng::Deserializer::from_str(text)).map_err(unread)?;
     let mut yaml: Yaml = serde_yaml_ng::from_str(text).map_err(unread)?;
     yaml.apply_merge().map_err(|error| wrong(file, error.to_string()))?;
+    match value(&yaml, lookup, 0).map_err(|error| wrong(file, error))? {
+        Value::Map(root) => Ok(root),
+        _ => Err(wrong(file, "a compose file is an object with services")),
+    }
+}
+
+/// Reads a file and those that it names, and adds its targets to `config`.
+pub fn read(
+    id: FileId,
+    file: &File,
+    given: &Given,
+    world: &World<'_>,
+    config: &mut Config,
+) -> Result<()> {
     let lookup = |name: &str| {
         let var = given.variables.get(name).cloned();
         var.or_else(|| (world.variable)(name)).or_else(|| given.dotenv.get(name).cloned())
     };
-    let root = value(&yaml, &lookup, 0).map_err(|error| wrong(file, error))?;
-    let Value::Map(root) = root else {
-        return Err(wrong(file, "a compose file is an object with services"));
-    };
-    if root.contains_key("include") {
-        return Err(wrong(file, "include is not supported")
-            .with_help("name the files one by one: -f compose.yaml -f other.yaml"));
-    }
+    let left = Cell::new(super::MAX_TEXT);
+    let files = Files { id, name: &file.name, world, left: &left, count: Cell::new(0) };
+    let root = files.read(&file.text, &lookup)?;
+    let file = id;
     let empty = BTreeMap::new();
     let services = match root.get("services") {
         Some(Value::Map(services)) => services,
@@ -92,10 +105,6 @@ pub fn read(
     }
     for (service, definition) in services {
         let Value::Map(definition) = definition else { continue };
-        if definition.contains_key("extends") {
-            return Err(wrong(file, format!("services.{service}: extends is not supported"))
-                .with_help("write the build of the service out, or use a YAML anchor"));
-        }
         let Some(build) = definition.get("build").filter(|build| **build != Value::Null) else {
             continue;
         };
@@ -220,6 +229,12 @@ fn value(
                 out.insert(key, value(item, lookup, depth + 1)?);
             }
             Value::Map(out)
+        }
+        Yaml::Tagged(tagged) if tagged.tag == "reset" || tagged.tag == "override" => {
+            return Err(format!(
+                "the tag {} is not supported: leave out what it takes away",
+                tagged.tag
+            ));
         }
         Yaml::Tagged(tagged) => value(&tagged.value, lookup, depth + 1)?,
     })

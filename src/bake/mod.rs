@@ -17,7 +17,8 @@
 //! | `scope.rs` | what names stand for: variables, functions, attributes of targets |
 //! | `target.rs` | the attributes of a target: reading, merging, overriding, printing |
 //! | `config.rs` | all files together: targets, groups, inheritance, choice |
-//! | `compose.rs`, `interpolate.rs` | services of compose files as targets |
+//! | `compose.rs`, `interpolate.rs`, `dotenv.rs` | services of compose files as targets |
+//! | `combine.rs` | compose files that include and extend others |
 //!
 //! # Invariants
 //!
@@ -26,9 +27,11 @@
 //!
 //! Start reading at [`read`].
 
+mod combine;
 pub mod compose;
 pub mod config;
 pub mod csv;
+mod dotenv;
 pub mod error;
 pub mod eval;
 pub mod functions;
@@ -44,6 +47,7 @@ pub mod value;
 use std::collections::BTreeMap;
 
 pub use config::{Chosen, Config, Group, Variable};
+pub use dotenv::dotenv;
 pub use error::{Error, Result};
 pub use functions::World;
 pub use target::Target;
@@ -99,7 +103,7 @@ pub struct Given {
 
 /// Largest file, bytes. The largest that is known has a fifth of it; the parsers take up to 200 times as much
 /// memory as there is text.
-const MAX_FILE: usize = 256 << 10;
+pub const MAX_FILE: usize = 256 << 10;
 
 /// Largest file in JSON, which programs write, bytes.
 pub const MAX_JSON: usize = 512 << 10;
@@ -147,7 +151,7 @@ fn read_here(files: &[File], given: &Given, world: &World<'_>) -> Result<Config>
     let mut bodies = Vec::new();
     for (id, file) in files.iter().enumerate() {
         match file.format() {
-            Format::Compose => compose::read(id, &file.text, given, world, &mut config)?,
+            Format::Compose => compose::read(id, file, given, world, &mut config)?,
             Format::Hcl => bodies.push((id, syntax::parse_hcl(id, &file.text)?)),
             Format::Json => bodies.push((id, syntax::parse_json(id, &file.text)?)),
         }

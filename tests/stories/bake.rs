@@ -160,6 +160,19 @@ story!(compose_override_print_and_set : user, |env| {
     assert!(image.contains("set"), "{image}");
 });
 
+// A base that several services extend, and a project within the project.
+story!(compose_files_include_and_extend : user, |env| {
+    env.write("compose.yaml", "include: [sub/compose.yaml]\nservices:\n  one: { extends: base, build: { args: { A: one } } }\n  base: { image: 'base:1', build: { context: ctx, args: { A: base, B: base } } }\n");
+    env.write("ctx/Dockerfile", "FROM scratch\nARG A\nARG B\nLABEL a=$A b=$B\n");
+    env.write("sub/compose.yaml", "services:\n  lib: { image: 'lib:${V}', build: . }\n");
+    env.write("sub/.env", "V=3\n");
+    env.write("sub/Dockerfile", "FROM scratch\nCOPY .env /\n");
+    bake(env, &["--set", "one.tags=one:1"]).ok();
+    let config = env.lapstrake(["inspect", "--format", "{{json .Config.Labels}}", "one:1"]).ok().stdout;
+    assert_eq!(config.trim(), r#"{"a":"one","b":"base"}"#);
+    env.lapstrake(["inspect", "lib:3"]).ok();
+});
+
 story!(standard_input_and_mistakes : user, |env| {
     env.write("Dockerfile", "FROM scratch\nCOPY none /\n");
     bake(env, &[]).fails(2).says("there is no bake file here");

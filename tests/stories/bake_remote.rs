@@ -156,6 +156,28 @@ story!(bake_file_of_an_archive_or_a_url : root user, |env| {
     bake(env, &[&web.url("/none")]).fails(4).says("404");
 });
 
+// Compose files of a repository name others of it, and nothing of this machine.
+story!(compose_files_of_a_repository_include_others : user, |env| {
+    need_tool!("git");
+    let repository = Repository::new(env, "app.git");
+    repository
+        .write("compose.yaml", "include: [sub/compose.yaml]\nservices:\n  app: { extends: { service: base, file: base.yaml }, build: { x-bake: { output: 'type=oci,dest=app,tar=false' } } }\n")
+        .write("base.yaml", "services: { base: { build: { context: ctx } } }\n")
+        .write("ctx/Dockerfile", "FROM scratch\nCOPY . /\n")
+        .write("sub/compose.yaml", "services: { lib: { build: { context: ., x-bake: { output: 'type=oci,dest=lib,tar=false' } } } }\n")
+        .write("sub/Dockerfile", "FROM scratch\nCOPY compose.yaml /\n")
+        .commit();
+    repository.git(&["tag", "good"]);
+    repository.write("compose.yaml", "include: [/../../etc/passwd]\n").commit();
+    let web = serve(env, None);
+    bake(env, &[&format!("{}#good", web.url("/app.git"))]).ok();
+    assert!(made(env, "app").has("Dockerfile"));
+    assert!(made(env, "lib").has("compose.yaml"));
+    bake(env, &[&web.url("/app.git")]).fails(2).says("cannot read /../../etc/passwd: there is no such file");
+    let web = Web::with_file("include: [other.yaml]\n");
+    bake(env, &[&web.url("/compose.yaml")]).fails(2).says("the bake file stands alone");
+});
+
 // Attack: a bake file that is not the user's reads secrets of the machine, or writes beside the build.
 story!(foreign_bake_files_stay_in_the_directory : root user, |env| {
     let text = r#"

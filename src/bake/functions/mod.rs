@@ -23,6 +23,8 @@ pub struct World<'a> {
     pub home: Option<String>,
     /// Random bytes, for uuidv4.
     pub random: &'a (dyn Fn() -> [u8; 16] + Sync),
+    /// A text file that a compose file names, by its path from where the bake files are.
+    pub file: &'a (dyn Fn(&str) -> Result<String, String> + Sync),
 }
 
 /// What a function gives.

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::path::Path;
 
-use crate::bake::{self, Config, File, Format, Given, World};
+use crate::bake::{self, Config, File, Format, Given, World, dotenv};
+use crate::context::locate;
 use crate::oci::Platform;
 use crate::ui::diagnostic::Painter;
 
@@ -84,7 +86,13 @@ pub fn read(
 }
 
 /// Evaluates the files. `context` is what BAKE_CMD_CONTEXT is.
-pub fn config(files: &[File], context: &str, args: &BakeArgs, env: &Environment) -> Result<Config> {
+pub fn config(
+    files: &[File],
+    definition: Option<&Definition>,
+    context: &str,
+    args: &BakeArgs,
+    env: &Environment,
+) -> Result<Config> {
     let mut variables = BTreeMap::new();
     for text in &args.var {
         let (name, value) = text
@@ -111,11 +119,32 @@ pub fn config(files: &[File], context: &str, args: &BakeArgs, env: &Environment)
         }
         bytes
     };
+    let there = definition.map(Definition::dir);
+    let file = |name: &str| -> Result<String, String> {
+        let bytes = match &there {
+            None => {
+                let mut bytes = Vec::new();
+                std::fs::File::open(env.cwd.join(name))
+                    .and_then(|file| file.take(bake::MAX_FILE as u64 + 1).read_to_end(&mut bytes))
+                    .map_err(|error| error.to_string())?;
+                bytes
+            }
+            Some(Some(dir)) => locate::read_inside(dir, Path::new(name))
+                .map_err(|error| error.to_string())?
+                .ok_or("there is no such file")?,
+            Some(None) => return Err("the bake file stands alone, behind a URL".to_owned()),
+        };
+        if bytes.len() > bake::MAX_FILE {
+            return Err(format!("it has more than {} KiB", bake::MAX_FILE >> 10));
+        }
+        String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())
+    };
     let world = World {
         variable: &|name: &str| std::env::var(name).ok(),
         now: env.now(),
         home: env.variable("HOME"),
         random: &random,
+        file: &file,
     };
     let given = Given { variables, builtins, dotenv };
     bake::read(files, &given, &world).map_err(|error| report(files, &error, env))
@@ -139,35 +168,4 @@ pub fn report(files: &[File], error: &bake::Error, env: &Environment) -> Report 
     let mut report = Report::new(Exit::Usage, "");
     report.excerpt = Some(Painter::new(name, &file.text, env.colour).paint(diagnostic));
     report
-}
-
-/// Reads a file of variables: `NAME=value`, in quotes or not, with comments.
-fn dotenv(text: &str) -> BTreeMap<String, String> {
-    let mut out = BTreeMap::new();
-    for line in text.lines() {
-        let line = line.trim();
-        let line = line.strip_prefix("export ").unwrap_or(line);
-        let Some((name, value)) = line.split_once('=').filter(|_| !line.starts_with('#')) else {
-            continue;
-        };
-        let value = value.trim();
-        let quoted = |quote: char| value.strip_prefix(quote)?.strip_suffix(quote);
-        let value = quoted('"')
-            .or_else(|| quoted('\''))
-            .unwrap_or_else(|| value.split_once(" #").map_or(value, |(value, _)| value).trim_end());
-        out.insert(name.trim().to_owned(), value.to_owned());
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn dotenv_files() {
-        let text = "# c\nA=1\nexport B = \"x # y\"\nC='z'\nD=v # c\nnothing\n";
-        let found: Vec<(String, String)> = super::dotenv(text).into_iter().collect();
-        let expected = [("A", "1"), ("B", "x # y"), ("C", "z"), ("D", "v")];
-        let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        assert_eq!(found, expected);
-    }
 }

@@ -22,7 +22,8 @@ pub fn run(args: &BakeArgs, env: &Environment) -> Result<()> {
     let named = remote::named(&args.targets)?;
     let definition = named.definition;
     let files = files::read(args, definition.as_ref(), env)?;
-    let config = files::config(&files, named.context, args, env)?;
+    let config = files::config(&files, definition.as_ref(), named.context, args, env)?;
+    definition.iter().for_each(remote::Definition::release);
     if let Some(list) = &args.list {
         return self::list(list, &config, env);
     }

@@ -4,7 +4,8 @@
 //! is relative to the repository or archive, and `cwd://` says what is on this machine. A URL of a
 //! bake file alone leaves relative contexts on this machine, for there is nowhere else.
 
-use std::path::Path;
+use std::cell::{Cell, RefCell};
+use std::path::{Path, PathBuf};
 
 use crate::bake::target::Setting;
 use crate::bake::{MAX_JSON, Target};
@@ -40,8 +41,13 @@ pub fn named(arguments: &[String]) -> Result<Named<'_>> {
     let Some((remote, dir)) = first(arguments)? else {
         return Ok(Named { definition: None, context: HERE, targets: arguments });
     };
-    let has_files = std::cell::Cell::new(true);
-    let definition = Definition { url: arguments[0].clone(), remote, dir, has_files };
+    let definition = Definition {
+        url: arguments[0].clone(),
+        remote,
+        dir,
+        has_files: Cell::new(true),
+        fetched: RefCell::default(),
+    };
     let rest = &arguments[1..];
     let (context, targets) = match first(rest)? {
         Some(_) => (rest[0].as_str(), &rest[1..]),
@@ -58,7 +64,9 @@ pub struct Definition {
     /// A directory in an archive.
     dir: String,
     /// False once it has turned out to be one bake file and nothing else.
-    has_files: std::cell::Cell<bool>,
+    has_files: Cell<bool>,
+    /// Its files, while bake files are read.
+    fetched: RefCell<Option<(PathBuf, Opened)>>,
 }
 
 impl Definition {
@@ -102,9 +110,10 @@ impl Definition {
             }
             report
         })?;
+        let dir = context.dir().to_owned();
         let mut files = Vec::new();
         for name in if names.is_empty() { usual } else { names } {
-            let found = match locate::read_inside(context.dir(), Path::new(name)) {
+            let found = match locate::read_inside(&dir, Path::new(name)) {
                 Ok(found) => found,
                 Err(error) => {
                     return Err(Report::of(Exit::Usage, &format!("{shown}: {name}"), &error));
@@ -123,7 +132,19 @@ impl Definition {
             return Err(Report::usage(format!("there is no bake file in {shown}"))
                 .with_hint(format!("name one with -f; looked for are {}", usual.join(", "))));
         }
+        drop(context);
+        self.fetched.replace(Some((dir, opened)));
         Ok(files)
+    }
+
+    /// Where its files are, once they have been fetched; None for a bake file alone.
+    pub fn dir(&self) -> Option<PathBuf> {
+        self.fetched.borrow().as_ref().map(|(dir, _)| dir.clone())
+    }
+
+    /// Lets go of the files: what a build needs of them is fetched for it.
+    pub fn release(&self) {
+        self.fetched.replace(None);
     }
 
     /// Says of a target's relative contexts that they are here, and not on this machine.
@@ -181,5 +202,5 @@ fn limited(name: &str, bytes: Vec<u8>) -> Result<Vec<u8>> {
     if bytes.len() <= MAX_JSON + 1 {
         return Ok(bytes);
     }
-    Err(Report::usage(format!("{name} is no bake file: it has more than {} MiB", MAX_JSON >> 20)))
+    Err(Report::usage(format!("{name} is no bake file: it has more than {} KiB", MAX_JSON >> 10)))
 }
