@@ -153,6 +153,7 @@ story!(bake_file_of_an_archive_or_a_url : root user, |env| {
     bake(env, &[&web.url("/docker-bake.hcl")]).ok();
     assert_eq!(made(env, "plain").text("mine"), "mine");
     bake(env, &[&web.url("/docker-bake.hcl"), "-f", "x.hcl"]).fails(2).says("it holds no x.hcl");
+    bake(env, &[&format!("{}#:app", web.url("/docker-bake.hcl"))]).fails(2).says("it has no directory app");
     bake(env, &[&web.url("/none")]).fails(4).says("404");
 });
 

@@ -81,6 +81,7 @@ impl Definition {
         let mut build = request::defaults()?;
         request::common(&mut build, args);
         self.authorize(&self.url, &mut build, env);
+        env.cancel.on_signals();
         let opened = Opened::new(&build, env)?;
         let shown = name::printable(&self.remote.shown());
         if !args.quiet && !args.print {
@@ -94,6 +95,12 @@ impl Definition {
             if let Some(name) = names.first() {
                 return Err(Report::usage(format!("{shown} is one file: it holds no {name}"))
                     .with_hint("leave -f out, or say that it is on this machine: -f cwd://FILE"));
+            }
+            if !self.dir.is_empty() {
+                return Err(Report::usage(format!(
+                    "{shown} is a file and no archive: it has no directory {}",
+                    self.dir
+                )));
             }
             self.has_files.set(false);
             // The format goes by the end of the name.
