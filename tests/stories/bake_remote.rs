@@ -213,6 +213,15 @@ target "agent" {
   inherits = ["default"]
   ssh = ["default"]
 }
+target "own" {
+  inherits = ["default"]
+  context = "github.com/../../elsewhere"
+}
+group "nested" { targets = ["fine", "inner"] }
+target "inner" {
+  inherits = ["default"]
+  output = ["type=local,dest=files/link/inner"]
+}
 target "fine" {
   inherits = ["default"]
   context = "sub"
@@ -224,12 +233,14 @@ target "fine" {
     let url = web.url("/docker-bake.hcl");
     env.write_at("elsewhere/key", "hush-hush-hush");
     env.write("sub/key", "k");
+    env.write("github.com/x", "");
     env.link(env.path("elsewhere").to_str().expect("plain"), env.context().join("link"));
     let elsewhere = env.path("elsewhere").canonicalize().expect("it is there").display().to_string();
     for (target, want, flag) in [
         ("secret", "read", format!("fs.read={elsewhere}/key")),
         ("context", "read", format!("fs.read={elsewhere}")),
         ("link", "read", format!("fs.read={elsewhere}")),
+        ("own", "read", format!("fs.read={elsewhere}")),
         ("dockerfile", "read", format!("fs.read={elsewhere}/key")),
         ("named", "read", format!("fs.read={elsewhere}/layout")),
         ("out", "write", format!("fs.write={elsewhere}/files")),
@@ -240,6 +251,7 @@ target "fine" {
         output.says(&format!("target {target}:")).says(want).says(&format!("--allow {flag}\n")).says_not("hush-hush-hush");
     }
     assert_eq!(std::fs::read_dir(env.path("elsewhere")).expect("there").count(), 1);
+    bake(env, &[&url, "nested"]).fails(2).says("files/link/inner lies within another one");
     bake(env, &[&url, "fine"]).ok();
     assert!(env.context().join("files/key").is_file());
     // Granted, each by its own name.

@@ -75,18 +75,45 @@ impl Grants {
 
     /// Refuses targets that want more than was granted.
     pub fn check(&self, asked: &[Asked], env: &Environment) -> Result<()> {
+        let mut written: Vec<PathBuf> = Vec::new();
         for one in asked {
             let mut missing = Missing::default();
-            self.paths(&one.args, env, &mut missing)?;
+            let writes = self.paths(&one.args, env, &mut missing)?;
             missing.refuse(&one.name)?;
+            written.extend(writes.iter().map(|path| resolved(&self.cwd, path)));
+        }
+        // What one leaves could be a link that leads the other out of here.
+        for (outer, inner) in
+            written.iter().flat_map(|one| written.iter().map(move |other| (one, other)))
+        {
+            if outer != inner && inner.starts_with(outer) {
+                return Err(Report::usage(format!(
+                    "the output {} lies within another one, {}",
+                    inner.display(),
+                    outer.display()
+                ))
+                .with_hint(
+                    "give one of them another place: --set TARGET.output=type=local,dest=DIR",
+                ));
+            }
         }
         Ok(())
     }
 
-    fn paths(&self, args: &BuildArgs, env: &Environment, missing: &mut Missing) -> Result<()> {
+    /// Looks at all paths of a target, and gives those that it writes.
+    fn paths(
+        &self,
+        args: &BuildArgs,
+        env: &Environment,
+        missing: &mut Missing,
+    ) -> Result<Vec<PathBuf>> {
         let mut reads: Vec<PathBuf> = Vec::new();
         let mut read = |path: &Path| reads.push(path.to_owned());
-        let is_remote = |text: &str| Ok::<bool, Report>(sources::remote_context(text)?.is_some());
+        let is_remote = |text: &str| -> Result<bool> {
+            // A directory of that name comes before the repository.
+            let may_be_here = text.starts_with("github.com/");
+            Ok(!may_be_here && sources::remote_context(text)?.is_some())
+        };
         if let Some(context) = &args.context
             && !is_remote(context)?
         {
@@ -127,18 +154,22 @@ impl Grants {
         for path in reads {
             self.need(&self.read, "read", &path, missing);
         }
+        let mut writes = Vec::new();
         for text in &args.output {
             let output = output::output(text)?;
             if !output.kind.is_named() && output.dest.as_os_str() != "-" {
-                self.need(&self.write, "write", &output.dest, missing);
+                writes.push(output.dest);
             }
         }
         for spec in cache::targets(&args.cache_to)? {
-            if let Place::Local(path) = &spec.place {
-                self.need(&self.write, "write", path, missing);
+            if let Place::Local(path) = spec.place {
+                writes.push(path);
             }
         }
-        Ok(())
+        for path in &writes {
+            self.need(&self.write, "write", path, missing);
+        }
+        Ok(writes)
     }
 
     fn need(&self, granted: &Option<Vec<PathBuf>>, way: &str, path: &Path, missing: &mut Missing) {
