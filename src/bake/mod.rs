@@ -29,6 +29,8 @@
 
 mod combine;
 pub mod compose;
+#[cfg(test)]
+mod compose_tests;
 pub mod config;
 pub mod csv;
 mod dotenv;
